@@ -1,0 +1,1 @@
+//! The doors of Cuitty Webhooks: gRPC and REST over one App.

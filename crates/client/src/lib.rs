@@ -1,0 +1,1 @@
+//! The client that other Rust modules use to reach Cuitty Webhooks.

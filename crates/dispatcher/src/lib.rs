@@ -1,0 +1,1 @@
+//! The delivery engine of Cuitty Webhooks: log, HTTP attempt, log.

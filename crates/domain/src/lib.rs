@@ -1,0 +1,1 @@
+//! The rules of Cuitty Webhooks: pure, without IO, clock or randomness.

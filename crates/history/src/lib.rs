@@ -1,0 +1,1 @@
+//! The delivery-history store of Cuitty Webhooks on SQLite and PostgreSQL.

@@ -1,0 +1,1 @@
+//! Folds the event log of Cuitty Webhooks into the delivery history.

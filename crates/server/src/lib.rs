@@ -1,0 +1,1 @@
+//! The cuitty-webhooks binary: roles, configuration, lifecycle.

@@ -1,0 +1,2 @@
+//! The `cuitty-webhooks` binary.
+fn main() {}

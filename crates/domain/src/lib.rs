@@ -1,1 +1,24 @@
-//! The rules of Cuitty Webhooks: pure, without IO, clock or randomness.
+//! The rules of Cuitty Webhooks, without IO, clock or randomness: `now` and `rng` are arguments.
+//!
+//! Everything that decides stands here: what a valid endpoint is ([`endpoint`]), which endpoints a message goes to
+//! ([`fan_out`]), what an attempt's outcome means for its delivery ([`delivery`]), when the next attempt is due
+//! ([`retry`]), how a request is signed ([`signing`]), how a secret is sealed ([`seal`]) and which addresses may be
+//! reached ([`egress`]). The other crates carry the decisions out.
+//!
+//! Start at [`delivery::DeliveryEvent`]: the facts that the log stores and everything else is folded from.
+
+pub mod attempt;
+pub mod delivery;
+pub mod egress;
+pub mod endpoint;
+pub mod fan_out;
+pub mod ids;
+pub mod limits;
+pub mod names;
+pub mod rejection;
+pub mod retry;
+pub mod seal;
+pub mod signing;
+
+/// Tells the time. Passed to whatever needs it; only the binary's edge reads the real clock.
+pub type Clock = fn() -> chrono::DateTime<chrono::Utc>;

@@ -1,0 +1,167 @@
+use super::*;
+use crate::attempt::{AttemptError, AttemptRequest, AttemptResponse, ErrorClass, Timing};
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+fn now() -> DateTime<Utc> {
+    "2026-11-21T10:00:00Z".parse().unwrap()
+}
+
+pub(crate) fn failed_attempt(number: u32) -> Attempt {
+    Attempt {
+        number,
+        started_at: now(),
+        duration: Duration::from_millis(12),
+        request: AttemptRequest::default(),
+        response: None,
+        error: Some(AttemptError {
+            class: ErrorClass::Connect,
+            message: "refused".into(),
+        }),
+        timing: Timing::default(),
+        remote_address: None,
+        endpoint_revision: 1,
+        dispatcher_id: "d1".into(),
+        trace_id: String::new(),
+    }
+}
+
+fn answered(number: u32, status: u16) -> Attempt {
+    Attempt {
+        response: Some(AttemptResponse {
+            status,
+            headers: Vec::new(),
+            body: Bytes::new(),
+            body_truncated: false,
+        }),
+        error: (!(200..300).contains(&status)).then(|| AttemptError {
+            class: ErrorClass::Status,
+            message: String::new(),
+        }),
+        ..failed_attempt(number)
+    }
+}
+
+fn delivery() -> Delivery {
+    let mut rng = StdRng::seed_from_u64(1);
+    let message_id = MessageId::new(now(), &mut rng);
+    let endpoint_id = EndpointId::new(now(), &mut rng);
+    let event = Requested {
+        delivery: DeliveryRef {
+            delivery_id: DeliveryId::derive(message_id, endpoint_id),
+            message_id,
+            project_id: "acme".parse().unwrap(),
+            endpoint_id,
+            event_type: "budget.exceeded".parse().unwrap(),
+        },
+        content_type: "application/json".into(),
+        payload: Bytes::from_static(b"{}"),
+        requested_at: now(),
+        origin: Origin::Event,
+        replay_of: None,
+        traceparent: String::new(),
+        deadline: now() + DEFAULT_DEADLINE,
+    };
+    Delivery::requested(&event, 7)
+}
+
+fn concluded(state: &Delivery, attempt: Option<Attempt>, conclusion: Conclusion) -> Concluded {
+    Concluded {
+        delivery: state.delivery.clone(),
+        requested_sequence: state.requested_sequence,
+        attempt,
+        conclusion,
+        at: now(),
+    }
+}
+
+#[test]
+fn outcomes_decide() {
+    let mut rng = StdRng::seed_from_u64(1);
+    let schedule = RetrySchedule::from_seconds(&[5]);
+    let deadline = now() + Duration::from_mins(1);
+    let mut decide = |attempt: &Attempt, deadline| conclude(attempt, &schedule, deadline, now(), &mut rng);
+    assert_eq!(decide(&answered(1, 204), deadline), Conclusion::Succeeded);
+    assert_eq!(
+        decide(&answered(1, 410), deadline),
+        Conclusion::Failed {
+            reason: FailureReason::Gone
+        }
+    );
+    assert_eq!(
+        decide(&answered(2, 500), deadline),
+        Conclusion::Failed {
+            reason: FailureReason::Exhausted
+        }
+    );
+    assert_eq!(
+        decide(&failed_attempt(1), now()),
+        Conclusion::Failed {
+            reason: FailureReason::Expired
+        }
+    );
+    for status in [301, 400, 429, 500, 503] {
+        let conclusion = decide(&answered(1, status), deadline);
+        assert!(
+            matches!(conclusion, Conclusion::Retry { next_attempt_at } if next_attempt_at > now()),
+            "{status}"
+        );
+    }
+}
+
+#[test]
+fn three_attempts_are_counted_and_the_end_is_kept() {
+    let mut state = delivery();
+    let next_attempt_at = now() + Duration::from_secs(5);
+    for number in 1..=2 {
+        let event = concluded(
+            &state,
+            Some(answered(number, 500)),
+            Conclusion::Retry { next_attempt_at },
+        );
+        state.evolve(&event);
+        assert_eq!(
+            (state.attempt_count, state.next_attempt_at),
+            (number, Some(next_attempt_at))
+        );
+    }
+    let event = concluded(&state, Some(answered(3, 200)), Conclusion::Succeeded);
+    state.evolve(&event);
+    assert_eq!(state.status, DeliveryStatus::Delivered);
+    assert_eq!(
+        (state.attempt_count, state.next_attempt_at, state.response_status),
+        (3, None, Some(200))
+    );
+    let ended = state.clone();
+    let late = concluded(
+        &state,
+        Some(failed_attempt(4)),
+        Conclusion::Failed {
+            reason: FailureReason::Exhausted,
+        },
+    );
+    state.evolve(&late);
+    assert_eq!(state, ended);
+}
+
+proptest! {
+    #[test]
+    fn applying_a_fact_twice_changes_nothing(steps in proptest::collection::vec((1u32..6, 0u8..4), 0..12)) {
+        let mut state = delivery();
+        for (number, kind) in steps {
+            let conclusion = match kind {
+                0 => Conclusion::Succeeded,
+                1 => Conclusion::Failed { reason: FailureReason::Exhausted },
+                _ => Conclusion::Retry { next_attempt_at: now() },
+            };
+            let event = concluded(&state, Some(failed_attempt(number)), conclusion);
+            state.evolve(&event);
+            let once = state.clone();
+            state.evolve(&event);
+            prop_assert_eq!(&state, &once);
+            prop_assert_eq!(state.completed_at.is_some(), state.status != DeliveryStatus::Pending);
+            prop_assert_eq!(state.failure_reason.is_some(), state.status == DeliveryStatus::Failed);
+        }
+    }
+}

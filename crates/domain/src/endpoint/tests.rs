@@ -1,0 +1,358 @@
+use proptest::prelude::*;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::*;
+use crate::egress::EgressPolicy;
+
+const HOUR: Duration = Duration::from_hours(1);
+
+fn start() -> DateTime<Utc> {
+    "2026-11-21T10:00:00Z".parse().unwrap()
+}
+
+fn settings(url: &str) -> EndpointSettings {
+    EndpointDraft {
+        url: url.into(),
+        ..EndpointDraft::default()
+    }
+    .validate(&EgressPolicy::default())
+    .unwrap()
+}
+
+/// A secret that `seed` tells from others, made at `now`.
+fn secret(seed: u64, now: DateTime<Utc>) -> Secret {
+    let sealed = SealedSecret {
+        sealing_key_id: "k1".into(),
+        nonce: [0; 24],
+        ciphertext: seed.to_be_bytes().to_vec(),
+    };
+    Secret {
+        id: SecretId::new(now, &mut StdRng::seed_from_u64(seed)),
+        sealed,
+        created_at: now,
+        expires_at: None,
+    }
+}
+
+/// An endpoint of `acme`, created at the same time as everything in these tests.
+pub(crate) fn endpoint() -> Endpoint {
+    let id = EndpointId::new(start(), &mut StdRng::seed_from_u64(1));
+    create(
+        id,
+        "acme".parse().unwrap(),
+        settings("https://example.com/a"),
+        secret(1, start()),
+        start(),
+    )
+    .1
+}
+
+/// The endpoint after these commands, each an hour after the one before. None of them may be refused.
+fn given(commands: impl IntoIterator<Item = EndpointCommand>) -> (Endpoint, DateTime<Utc>) {
+    let mut now = start();
+    let mut endpoint = endpoint();
+    for command in commands {
+        now += HOUR;
+        let change = decide(&endpoint, command, now).unwrap().expect("a change");
+        endpoint = evolve(endpoint, &change, now);
+    }
+    (endpoint, now + HOUR)
+}
+
+fn update(url: &str, expected_revision: Option<u64>) -> EndpointCommand {
+    EndpointCommand::Update {
+        settings: Box::new(settings(url)),
+        expected_revision,
+    }
+}
+
+fn rotate(seed: u64, overlap: Duration) -> EndpointCommand {
+    EndpointCommand::RotateSecret {
+        secret: secret(seed, start()),
+        overlap,
+    }
+}
+
+fn disable(reason: DisabledReason) -> EndpointCommand {
+    EndpointCommand::Disable(reason)
+}
+
+/// Which of the secrets made with seeds 1 to 20 are live, newest first.
+fn live_seeds(endpoint: &Endpoint, now: DateTime<Utc>) -> Vec<u64> {
+    let seed_of = |secret: &Secret| u64::from_be_bytes(secret.sealed.ciphertext.clone().try_into().unwrap());
+    endpoint.live_secrets(now).map(seed_of).collect()
+}
+
+#[test]
+fn creation_is_the_first_revision() {
+    let id = EndpointId::new(start(), &mut StdRng::seed_from_u64(1));
+    let (settings, secret) = (settings("https://example.com/a"), secret(1, start()));
+    let project_id: ProjectId = "acme".parse().unwrap();
+    let (change, endpoint) = create(id, project_id.clone(), settings.clone(), secret.clone(), start());
+    let boxed = Box::new(settings.clone());
+    assert_eq!(
+        change,
+        EndpointChange::Created {
+            settings: boxed,
+            secret: secret.clone()
+        }
+    );
+    let expected = Endpoint {
+        id,
+        project_id,
+        settings,
+        disabled_reason: None,
+        secrets: vec![secret],
+        created_at: start(),
+        updated_at: start(),
+        revision: 1,
+        deleted_at: None,
+    };
+    assert_eq!(endpoint, expected);
+    assert!(endpoint.is_active());
+}
+
+#[test]
+fn updates_replace_the_settings() {
+    let (before, now) = given([]);
+    let change = decide(&before, update("https://example.com/b", None), now)
+        .unwrap()
+        .unwrap();
+    let boxed = Box::new(settings("https://example.com/b"));
+    assert_eq!(
+        change,
+        EndpointChange::Updated {
+            settings: boxed.clone()
+        }
+    );
+    let after = evolve(before.clone(), &change, now);
+    assert_eq!(
+        after,
+        Endpoint {
+            settings: *boxed,
+            revision: 2,
+            updated_at: now,
+            ..before
+        }
+    );
+}
+
+#[test]
+fn updates_may_insist_on_a_revision() {
+    let (endpoint, now) = given([update("https://example.com/b", None)]);
+    assert!(
+        decide(&endpoint, update("https://example.com/c", Some(2)), now)
+            .unwrap()
+            .is_some()
+    );
+    let expected = Rejection::Conflict {
+        resource: Resource::Endpoint,
+        id: endpoint.id.to_string(),
+        message: "is at revision 2, not 1".into(),
+    };
+    assert_eq!(
+        decide(&endpoint, update("https://example.com/c", Some(1)), now),
+        Err(expected.clone())
+    );
+    // Even when nothing would change: the caller has not seen what is.
+    assert_eq!(
+        decide(&endpoint, update("https://example.com/b", Some(1)), now),
+        Err(expected)
+    );
+}
+
+#[test]
+fn what_is_so_already_is_no_change() {
+    let (active, now) = given([]);
+    for command in [
+        update("https://example.com/a", None),
+        update("https://example.com/a", Some(1)),
+        EndpointCommand::Enable,
+    ] {
+        assert_eq!(decide(&active, command.clone(), now), Ok(None), "{command:?}");
+    }
+    let (disabled, now) = given([disable(DisabledReason::Gone)]);
+    for reason in [DisabledReason::Gone, DisabledReason::Manual] {
+        assert_eq!(decide(&disabled, disable(reason), now), Ok(None), "{reason:?}");
+    }
+}
+
+#[test]
+fn disabling_keeps_the_reason_and_enabling_clears_it() {
+    for reason in [
+        DisabledReason::Manual,
+        DisabledReason::Gone,
+        DisabledReason::Failing,
+    ] {
+        let (disabled, now) = given([disable(reason)]);
+        assert_eq!(
+            (disabled.disabled_reason, disabled.is_active(), disabled.revision),
+            (Some(reason), false, 2)
+        );
+        let change = decide(&disabled, EndpointCommand::Enable, now).unwrap().unwrap();
+        assert_eq!(change, EndpointChange::Enabled);
+        let enabled = evolve(disabled, &change, now);
+        assert_eq!(
+            (enabled.disabled_reason, enabled.is_active(), enabled.revision),
+            (None, true, 3)
+        );
+    }
+}
+
+#[test]
+fn a_rotated_secret_signs_until_its_overlap_ends() {
+    let (before, now) = given([]);
+    let change = decide(&before, rotate(2, 2 * HOUR), now).unwrap().unwrap();
+    let previous_expires_at = now + 2 * HOUR;
+    assert_eq!(
+        change,
+        EndpointChange::SecretRotated {
+            secret: secret(2, start()),
+            previous_expires_at
+        }
+    );
+    let after = evolve(before, &change, now);
+    assert_eq!(live_seeds(&after, now), [2, 1]);
+    assert_eq!(
+        live_seeds(&after, previous_expires_at - Duration::from_nanos(1)),
+        [2, 1]
+    );
+    assert_eq!(live_seeds(&after, previous_expires_at), [2]);
+    assert_eq!(after.secrets.len(), 2, "the retired one stays");
+}
+
+#[test]
+fn a_rotation_without_overlap_retires_the_previous_secret_at_once() {
+    let (endpoint, now) = given([rotate(2, Duration::ZERO)]);
+    assert_eq!(live_seeds(&endpoint, now - HOUR), [2]);
+}
+
+#[test]
+fn earlier_overlaps_end_when_they_were_said_to() {
+    // 2 is made at 1 h and replaced at 2 h, 3 at 3 h: 1 signs until 11 h, 2 until 4 h.
+    let (endpoint, now) = given([rotate(2, 10 * HOUR), rotate(3, 2 * HOUR)]);
+    assert_eq!(live_seeds(&endpoint, now), [3, 2, 1]);
+    assert_eq!(live_seeds(&endpoint, start() + 4 * HOUR), [3, 1]);
+    assert_eq!(live_seeds(&endpoint, start() + 11 * HOUR), [3]);
+}
+
+#[test]
+fn overlaps_are_bounded() {
+    let (endpoint, now) = given([]);
+    let longest = Duration::from_secs(limits::OVERLAP_SECONDS.into());
+    assert!(decide(&endpoint, rotate(2, longest), now).unwrap().is_some());
+    assert_eq!(
+        decide(&endpoint, rotate(2, longest + Duration::from_nanos(1)), now),
+        Err(Rejection::field("overlap_seconds", "must be 0 to 604800")),
+    );
+    assert!(decide(&endpoint, rotate(2, Duration::MAX), now).is_err());
+}
+
+#[test]
+fn live_secrets_are_bounded() {
+    let (endpoint, now) = given((2..=limits::LIVE_SECRETS as u64).map(|seed| rotate(seed, 100 * HOUR)));
+    assert_eq!(live_seeds(&endpoint, now).len(), limits::LIVE_SECRETS);
+    let expected = Rejection::Conflict {
+        resource: Resource::Endpoint,
+        id: endpoint.id.to_string(),
+        message: "has 10 live secrets; wait until one expires".into(),
+    };
+    assert_eq!(decide(&endpoint, rotate(20, HOUR), now), Err(expected));
+    // Without an overlap as many are live as before; and the oldest one ends at 101 h.
+    assert!(
+        decide(&endpoint, rotate(20, Duration::ZERO), now)
+            .unwrap()
+            .is_some()
+    );
+    assert!(
+        decide(&endpoint, rotate(20, HOUR), start() + 101 * HOUR)
+            .unwrap()
+            .is_some()
+    );
+}
+
+#[test]
+fn a_deleted_endpoint_is_not_found() {
+    let (before, now) = given([disable(DisabledReason::Manual)]);
+    let change = decide(&before, EndpointCommand::Delete, now).unwrap().unwrap();
+    assert_eq!(change, EndpointChange::Deleted);
+    let deleted = evolve(before, &change, now);
+    assert_eq!((deleted.deleted_at, deleted.revision), (Some(now), 3));
+    let expected = Rejection::NotFound {
+        resource: Resource::Endpoint,
+        id: deleted.id.to_string(),
+    };
+    for command in [
+        update("https://example.com/b", Some(1)),
+        disable(DisabledReason::Manual),
+        EndpointCommand::Enable,
+        rotate(2, Duration::MAX),
+        EndpointCommand::Delete,
+    ] {
+        assert_eq!(decide(&deleted, command, now), Err(expected.clone()));
+    }
+}
+
+#[test]
+fn the_default_schedule_stands_in_for_an_empty_one() {
+    let mut settings = settings("https://example.com/a");
+    assert_eq!(settings.retry_schedule(), RetrySchedule::default());
+    settings.retry_schedule_seconds = vec![1, 2];
+    assert_eq!(settings.retry_schedule(), RetrySchedule::from_seconds(&[1, 2]));
+}
+
+fn any_command() -> impl Strategy<Value = EndpointCommand> {
+    let reason = prop::sample::select(vec![
+        DisabledReason::Manual,
+        DisabledReason::Gone,
+        DisabledReason::Failing,
+    ]);
+    prop_oneof![
+        4 => (0..3u8, prop::option::of(1..6u64))
+            .prop_map(|(path, revision)| update(&format!("https://example.com/{path}"), revision)),
+        2 => reason.prop_map(EndpointCommand::Disable),
+        2 => Just(EndpointCommand::Enable),
+        8 => (2..u64::MAX, 0..200u32).prop_map(|(seed, hours)| rotate(seed, HOUR * hours)),
+        1 => Just(EndpointCommand::Delete),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_history_keeps_the_invariants(
+        steps in proptest::collection::vec((any_command(), 0..30u32), 0..60),
+    ) {
+        let mut endpoint = endpoint();
+        let mut now = start();
+        for (command, hours) in steps {
+            now += HOUR * hours;
+            let before = endpoint.clone();
+            let Ok(Some(change)) = decide(&endpoint, command.clone(), now) else { continue };
+            prop_assert!(before.deleted_at.is_none());
+            endpoint = evolve(endpoint, &change, now);
+
+            prop_assert_eq!(endpoint.revision, before.revision + 1);
+            prop_assert_eq!((endpoint.updated_at, endpoint.created_at), (now, start()));
+            prop_assert_eq!((endpoint.id, &endpoint.project_id), (before.id, &before.project_id));
+
+            prop_assert_eq!(endpoint.secrets[0].expires_at, None);
+            prop_assert!(endpoint.secrets[1..].iter().all(|secret| secret.expires_at.is_some()));
+            prop_assert!(endpoint.live_secrets(now).count() <= limits::LIVE_SECRETS);
+            for secret in &before.secrets {
+                let kept = endpoint.secrets.iter().find(|kept| kept.sealed == secret.sealed);
+                prop_assert!(kept.is_some_and(|kept| secret.expires_at.is_none() || kept == secret));
+            }
+
+            let again = decide(&endpoint, command.clone(), now);
+            match command {
+                EndpointCommand::Delete => prop_assert!(matches!(again, Err(Rejection::NotFound { .. })), "{:?}", again),
+                EndpointCommand::Update { expected_revision: None, .. }
+                | EndpointCommand::Disable(_)
+                | EndpointCommand::Enable => prop_assert_eq!(again, Ok(None)),
+                EndpointCommand::Update { .. } => prop_assert!(matches!(again, Err(Rejection::Conflict { .. })), "{:?}", again),
+                EndpointCommand::RotateSecret { .. } => {}
+            }
+        }
+    }
+}

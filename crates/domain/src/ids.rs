@@ -1,0 +1,232 @@
+//! Typed ids: a prefix and a UUID in lower-case Crockford base32, as the TypeID specification 0.3 says.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use rand::Rng;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// Characters of an encoded UUID: 128 bits in groups of 5, the first one holding 3.
+const SUFFIX_LEN: usize = 26;
+
+/// A text is not an id of the expected kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("must be an id of the form {prefix}_ and 26 characters")]
+pub struct InvalidId {
+    /// The prefix that was expected, without the underscore.
+    pub prefix: &'static str,
+}
+
+fn encode(uuid: Uuid) -> [u8; SUFFIX_LEN] {
+    let mut bits = uuid.as_u128();
+    let mut text = [0; SUFFIX_LEN];
+    for slot in text.iter_mut().rev() {
+        *slot = ALPHABET[(bits & 31) as usize];
+        bits >>= 5;
+    }
+    text
+}
+
+fn decode(text: &str) -> Option<Uuid> {
+    if text.len() != SUFFIX_LEN || text.as_bytes()[0] > b'7' {
+        return None;
+    }
+    text.bytes()
+        .try_fold(0u128, |bits, byte| {
+            let digit = ALPHABET.iter().position(|&known| known == byte)?;
+            Some(bits << 5 | digit as u128)
+        })
+        .map(Uuid::from_u128)
+}
+
+fn uuid_v7(now: DateTime<Utc>, rng: &mut impl Rng) -> Uuid {
+    let mut random = [0; 10];
+    rng.fill_bytes(&mut random);
+    let millis = u64::try_from(now.timestamp_millis()).unwrap_or(0);
+    uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
+}
+
+macro_rules! typed_id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Uuid);
+
+        impl $name {
+            /// What the id's text starts with, before the underscore.
+            pub const PREFIX: &'static str = $prefix;
+
+            /// A new id: UUIDv7 of `now` and `rng`, so ids sort by their time of creation to the millisecond.
+            pub fn new(now: DateTime<Utc>, rng: &mut impl Rng) -> Self {
+                Self(uuid_v7(now, rng))
+            }
+
+            /// The id as 128 bits.
+            pub fn uuid(self) -> Uuid {
+                self.0
+            }
+
+            /// The id of these 128 bits.
+            pub fn from_uuid(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let suffix = encode(self.0);
+                f.write_str(concat!($prefix, "_"))?;
+                f.write_str(std::str::from_utf8(&suffix).map_err(|_| fmt::Error)?)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                text.strip_prefix(concat!($prefix, "_"))
+                    .and_then(decode)
+                    .map(Self)
+                    .ok_or(InvalidId { prefix: $prefix })
+            }
+        }
+    };
+}
+
+typed_id!(
+    /// Names an endpoint.
+    EndpointId, "ep"
+);
+typed_id!(
+    /// Names a message; sent as `webhook-id`, the same on every attempt and replay.
+    MessageId, "msg"
+);
+typed_id!(
+    /// Names a delivery: one message to one endpoint.
+    DeliveryId, "dlv"
+);
+typed_id!(
+    /// Names a signing secret.
+    SecretId, "sec"
+);
+typed_id!(
+    /// Names an API key.
+    ApiKeyId, "key"
+);
+typed_id!(
+    /// Names a bulk replay.
+    ReplayId, "rpl"
+);
+
+impl DeliveryId {
+    /// The delivery of `message` to `endpoint`: always the same id, so that a request repeated after a crash appends
+    /// the same deliveries. The time bits are the message's, so the id sorts beside it.
+    pub fn derive(message: MessageId, endpoint: EndpointId) -> Self {
+        let digest = Sha256::new()
+            .chain_update(message.0.as_bytes())
+            .chain_update(endpoint.0.as_bytes())
+            .finalize();
+        let mut bytes = *message.0.as_bytes();
+        bytes[6..].copy_from_slice(&digest[..10]);
+        // Version 7, variant 1, as RFC 9562, section 5.7, lays them out.
+        bytes[6] = bytes[6] & 0x0f | 0x70;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        Self(Uuid::from_bytes(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    #[test]
+    fn typeid_vectors() {
+        // https://github.com/jetify-com/typeid/blob/main/spec/valid.json: "nil", "one", "ten", "max-valid", "uuidv7"
+        for (suffix, uuid) in [
+            (
+                "00000000000000000000000000",
+                "00000000-0000-0000-0000-000000000000",
+            ),
+            (
+                "00000000000000000000000001",
+                "00000000-0000-0000-0000-000000000001",
+            ),
+            (
+                "0000000000000000000000000a",
+                "00000000-0000-0000-0000-00000000000a",
+            ),
+            (
+                "7zzzzzzzzzzzzzzzzzzzzzzzzz",
+                "ffffffff-ffff-ffff-ffff-ffffffffffff",
+            ),
+            (
+                "01h455vb4pex5vsknk084sn02q",
+                "01890a5d-ac96-774b-bcce-b302099a8057",
+            ),
+        ] {
+            let id = EndpointId::from_uuid(uuid.parse().unwrap());
+            assert_eq!(id.to_string(), format!("ep_{suffix}"));
+            assert_eq!(format!("ep_{suffix}").parse(), Ok(id));
+        }
+    }
+
+    #[test]
+    fn other_texts_are_refused() {
+        for text in [
+            "",
+            "ep_",
+            "ep",
+            "01h455vb4pex5vsknk084sn02q",
+            "msg_01h455vb4pex5vsknk084sn02q",
+            "ep_8zzzzzzzzzzzzzzzzzzzzzzzzz",
+            "ep_01H455VB4PEX5VSKNK084SN02Q",
+            "ep_01h455vb4pex5vsknk084sn02",
+            "ep_01h455vb4pex5vsknk084sn02qq",
+            "ep_01h455vb4pex5vsknk084sn02l",
+            "ep_ééééééééééééé",
+        ] {
+            assert_eq!(
+                text.parse::<EndpointId>(),
+                Err(InvalidId { prefix: "ep" }),
+                "{text}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn text_round_trips(bits: u128) {
+            let id = DeliveryId::from_uuid(Uuid::from_u128(bits));
+            prop_assert_eq!(id.to_string().parse(), Ok(id));
+        }
+
+        #[test]
+        fn parsing_never_panics(text in "\\PC{0,40}") {
+            let _ = text.parse::<DeliveryId>();
+        }
+
+        #[test]
+        fn derived_ids_are_stable_v7_ids_beside_their_message(seed: u64) {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let now = DateTime::from_timestamp_millis(1_700_000_000_000).unwrap();
+            let message = MessageId::new(now, &mut rng);
+            let (a, b) = (EndpointId::new(now, &mut rng), EndpointId::new(now, &mut rng));
+            prop_assert_eq!(DeliveryId::derive(message, a), DeliveryId::derive(message, a));
+            prop_assert_ne!(DeliveryId::derive(message, a), DeliveryId::derive(message, b));
+            prop_assert_eq!(DeliveryId::derive(message, a).uuid().get_version_num(), 7);
+            prop_assert_eq!(&DeliveryId::derive(message, a).to_string()[4..13], &message.to_string()[4..13]);
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Bounds on everything that comes in. What a caller may configure per endpoint stays within these.
+
+/// Largest payload of a message, in bytes (256 KiB).
+pub const PAYLOAD_BYTES: usize = 256 * 1024;
+/// Longest URL, in bytes.
+pub const URL_BYTES: usize = 2048;
+/// Longest event type, in bytes.
+pub const EVENT_TYPE_BYTES: usize = 128;
+/// Longest project id, in bytes.
+pub const PROJECT_ID_BYTES: usize = 64;
+/// Longest idempotency key, in bytes.
+pub const IDEMPOTENCY_KEY_BYTES: usize = 256;
+/// Longest endpoint description, in bytes.
+pub const DESCRIPTION_BYTES: usize = 1024;
+/// Most event-type patterns of one endpoint.
+pub const EVENT_TYPE_PATTERNS: usize = 128;
+/// Most headers that an endpoint adds to its requests.
+pub const ENDPOINT_HEADERS: usize = 32;
+/// Longest value of an endpoint's header, in bytes.
+pub const HEADER_VALUE_BYTES: usize = 4096;
+/// Longest name of a header, in bytes.
+pub const HEADER_NAME_BYTES: usize = 128;
+/// Longest media type of a payload, in bytes.
+pub const CONTENT_TYPE_BYTES: usize = 128;
+/// Most deliveries that one message fans out to.
+pub const FAN_OUT: usize = 1000;
+/// Most secrets of one endpoint that sign at the same time.
+pub const LIVE_SECRETS: usize = 10;
+/// Longest overlap of a rotation, in seconds (7 days).
+pub const OVERLAP_SECONDS: u32 = 7 * 24 * 3600;
+/// Overlap of a rotation unless it is given, in seconds (24 h).
+pub const DEFAULT_OVERLAP_SECONDS: u32 = 24 * 3600;
+/// Largest page of a list.
+pub const PAGE_SIZE: u32 = 200;
+/// Page size unless it is given.
+pub const DEFAULT_PAGE_SIZE: u32 = 50;

@@ -3,7 +3,6 @@
 //! Generated code only. The API's doors live in the `api` crate, the stored events' codec in the `log` crate.
 
 /// The gRPC API, package `cuitty.webhooks.v1`.
-#[expect(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
 pub mod v1 {
     tonic::include_proto!("cuitty.webhooks.v1");
 }
@@ -11,7 +10,6 @@ pub mod v1 {
 /// What is stored in the log.
 pub mod events {
     /// Package `cuitty.webhooks.events.v1`: additive only.
-    #[expect(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
     pub mod v1 {
         tonic::include_proto!("cuitty.webhooks.events.v1");
     }

@@ -1,1 +1,137 @@
-//! The event log of Cuitty Webhooks on NATS JetStream.
+//! The event log of Cuitty Webhooks on NATS JetStream: the queue, the truth, and what the history is folded from.
+//!
+//! Its place in the flow: `api` appends requests, `dispatcher` pulls its partitions' work and appends outcomes,
+//! `projector` reads everything in order. None of them sees a subject, a stream or an encoded byte; all of that is
+//! here, once ([`subjects`], [`topology`], [`codec`]).
+//!
+//! Start at [`Log`]. Every operation outlives a restart of nats-server: connections are made again for ever, an append
+//! is repeated under the same id until its deadline, readers and work streams go on where they were.
+
+mod append;
+pub mod codec;
+mod config;
+mod connect;
+mod consume;
+pub mod directory;
+mod error;
+mod follow;
+mod idempotency;
+mod lag;
+pub mod lease;
+pub mod membership;
+pub mod metrics;
+mod read;
+pub mod subjects;
+mod timer;
+pub mod topology;
+mod work;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::jetstream::{self, kv};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+pub use crate::append::Appended;
+pub use crate::codec::CodecError;
+pub use crate::config::LogConfig;
+pub use crate::error::LogError;
+pub use crate::idempotency::{Claim, Idempotency, Intent, Record};
+pub use crate::lag::PartitionLag;
+pub use crate::read::{EventBody, EventReader, StoredEvent};
+pub use crate::topology::{StreamState, StreamStatus, Topology};
+use crate::work::Recent;
+pub use crate::work::{Acker, WorkEvent, WorkItem, WorkStream};
+
+/// A connection to the log. Clones share it.
+#[derive(Clone)]
+pub struct Log {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: LogConfig,
+    client: async_nats::Client,
+    jetstream: jetstream::Context,
+    /// Counts the connections that were made, so that whoever waits for an answer knows when it is lost.
+    connects: watch::Receiver<u64>,
+    /// As the stream's metadata say; 0 until they were read.
+    partitions: AtomicU16,
+    /// Work done lately, by partition.
+    recent: [Recent; topology::MAX_PARTITIONS as usize],
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log")
+            .field("config", &self.inner.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Log {
+    /// Partitions of the stream: what its metadata say once [`Log::ensure`] or [`Log::check`] has read them, until then
+    /// what the configuration says.
+    pub fn partitions(&self) -> u16 {
+        match self.inner.partitions.load(Ordering::Relaxed) {
+            0 => self.inner.config.partitions,
+            partitions => partitions,
+        }
+    }
+
+    /// Whether there is a connection at this moment.
+    pub fn is_connected(&self) -> bool {
+        self.inner.client.connection_state() == State::Connected
+    }
+
+    /// One round trip through JetStream, for readiness: how long it took.
+    pub async fn ping(&self) -> Result<Duration, LogError> {
+        let started = Instant::now();
+        self.inner
+            .jetstream
+            .query_account()
+            .await
+            .map_err(LogError::unavailable)?;
+        Ok(started.elapsed())
+    }
+
+    pub(crate) fn config(&self) -> &LogConfig {
+        &self.inner.config
+    }
+
+    pub(crate) fn client(&self) -> &async_nats::Client {
+        &self.inner.client
+    }
+
+    pub(crate) fn jetstream(&self) -> &jetstream::Context {
+        &self.inner.jetstream
+    }
+
+    /// Counts the connections made; changes when answers to what was sent before are lost.
+    pub(crate) fn connects(&self) -> watch::Receiver<u64> {
+        self.inner.connects.clone()
+    }
+
+    /// The work of `partition` that was done here lately.
+    pub(crate) fn recent(&self, partition: u16) -> &Recent {
+        &self.inner.recent[usize::from(partition) % self.inner.recent.len()]
+    }
+
+    /// A key-value bucket of the topology, named without the prefix `KV_`.
+    pub(crate) async fn bucket(&self, name: &str) -> Result<kv::Store, LogError> {
+        self.inner
+            .jetstream
+            .get_key_value(name)
+            .await
+            .map_err(LogError::bucket(name))
+    }
+}

@@ -1,0 +1,331 @@
+//! Appending facts: pipelined, repeated under the same id until acknowledged.
+
+use std::collections::VecDeque;
+
+use async_nats::header::{
+    HeaderMap, HeaderName, HeaderValue, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID,
+};
+use async_nats::jetstream::context::PublishAckFuture;
+use async_nats::jetstream::message::PublishMessage;
+use backon::BackoffBuilder;
+use bytes::Bytes;
+use cuitty_webhooks_domain::delivery::{Concluded, Requested, Unmatched};
+use cuitty_webhooks_domain::endpoint::{Actor, Endpoint, EndpointChange};
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{debug, instrument};
+
+use crate::Log;
+use crate::codec;
+use crate::connect::backoff;
+use crate::error::LogError;
+use crate::metrics::names;
+use crate::subjects::{Subject, partition_of};
+use crate::topology::CONTROL_STREAM;
+
+/// Names the [`Kind`](crate::subjects::Kind) of a stored message.
+const KIND: HeaderName = HeaderName::from_static("Cuitty-Kind");
+const CONTENT_TYPE: HeaderName = HeaderName::from_static("Content-Type");
+/// W3C trace context of what caused the message.
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// How every message is stored.
+const PROTOBUF: &str = "application/protobuf";
+/// Requests of one call that are under way at the same time; bounds the memory of a large fan-out.
+const PIPELINE: usize = 256;
+
+/// Where an event was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Its sequence in the log.
+    pub sequence: u64,
+    /// Whether it had been stored before, under the same id.
+    pub duplicate: bool,
+}
+
+/// A message on its way into the log.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) subject: Subject,
+    /// Under which it is stored once.
+    pub(crate) id: Option<String>,
+    pub(crate) body: Bytes,
+    pub(crate) traceparent: &'a str,
+    /// Sequence that the subject's last message must have.
+    pub(crate) expected: Option<u64>,
+    /// Headers beyond the common ones.
+    pub(crate) headers: Vec<(HeaderName, String)>,
+}
+
+impl<'a> Outgoing<'a> {
+    pub(crate) fn new(subject: Subject, body: Bytes) -> Self {
+        Self {
+            subject,
+            id: None,
+            body,
+            traceparent: "",
+            expected: None,
+            headers: Vec::new(),
+        }
+    }
+
+    fn id(self, id: String) -> Self {
+        Self { id: Some(id), ..self }
+    }
+
+    fn traceparent(self, traceparent: &'a str) -> Self {
+        Self { traceparent, ..self }
+    }
+
+    fn to_message(&self) -> PublishMessage {
+        let mut headers = HeaderMap::new();
+        headers.insert(KIND, self.subject.kind().as_str());
+        headers.insert(CONTENT_TYPE, PROTOBUF);
+        // Whoever called may have sent anything: what cannot stand in a header is kept in the event only.
+        if !self.traceparent.is_empty()
+            && let Ok(traceparent) = self.traceparent.parse::<HeaderValue>()
+        {
+            headers.insert(TRACEPARENT, traceparent);
+        }
+        if let Some(id) = &self.id {
+            headers.insert(NATS_MESSAGE_ID, id.as_str());
+        }
+        if let Some(expected) = self.expected {
+            headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
+        }
+        for (name, value) in &self.headers {
+            headers.insert(name.clone(), value.as_str());
+        }
+        PublishMessage::build()
+            .payload(self.body.clone())
+            .headers(headers)
+    }
+}
+
+/// A message that was sent and is not acknowledged.
+struct Pending<'a> {
+    message: Outgoing<'a>,
+    subject: String,
+    started: Instant,
+    deadline: Instant,
+    connects: watch::Receiver<u64>,
+    sent: Result<PublishAckFuture, LogError>,
+}
+
+impl Log {
+    /// Appends requests in this order, pipelined; resolves when every one is stored, with their sequences.
+    ///
+    /// Repeating it with the same deliveries stores nothing twice inside `duplicate_window`. After an error some of them
+    /// may be stored.
+    #[instrument(name = "log.append", level = "debug", skip_all, fields(kind = "requested", events = requests.len()))]
+    pub async fn append_requested(&self, requests: &[Requested]) -> Result<Vec<u64>, LogError> {
+        let partitions = self.stored_partitions().await?;
+        let mut sequences = Vec::with_capacity(requests.len());
+        let mut window = VecDeque::with_capacity(requests.len().min(PIPELINE));
+        for request in requests {
+            if window.len() == PIPELINE
+                && let Some(oldest) = window.pop_front()
+            {
+                sequences.push(self.settle(oldest).await?.sequence);
+            }
+            let delivery = &request.delivery;
+            let subject = Subject::Work {
+                partition: partition_of(delivery.endpoint_id, partitions),
+                project_id: delivery.project_id.clone(),
+                endpoint_id: delivery.endpoint_id,
+                due: false,
+            };
+            let message = Outgoing::new(subject, codec::encode_requested(request))
+                .id(delivery.delivery_id.to_string())
+                .traceparent(&request.traceparent);
+            window.push_back(self.launch(message).await);
+        }
+        for pending in window {
+            sequences.push(self.settle(pending).await?.sequence);
+        }
+        Ok(sequences)
+    }
+
+    /// Appends a message that matched no endpoint.
+    #[instrument(name = "log.append", level = "debug", skip_all, fields(kind = "unmatched"))]
+    pub async fn append_unmatched(&self, message: &Unmatched) -> Result<u64, LogError> {
+        let subject = Subject::Unmatched {
+            project_id: message.project_id.clone(),
+        };
+        let outgoing = Outgoing::new(subject, codec::encode_unmatched(message))
+            .id(message.message_id.to_string())
+            .traceparent(&message.traceparent);
+        Ok(self.append(outgoing).await?.sequence)
+    }
+
+    /// Appends the end of an attempt; at most one is stored per delivery and attempt number inside `duplicate_window`.
+    /// When another one came first, [`Appended`] tells where that one is.
+    pub async fn append_concluded(&self, event: &Concluded) -> Result<Appended, LogError> {
+        self.append_outcome(event, "").await
+    }
+
+    /// Appends how a delivery ended although another end of the same attempt is stored, one that left the delivery open:
+    /// the attempt was repeated, with another result. At most one is stored beside that one.
+    pub async fn append_final(&self, event: &Concluded) -> Result<Appended, LogError> {
+        self.append_outcome(event, ".final").await
+    }
+
+    #[instrument(name = "log.append", level = "debug", skip_all, fields(kind = codec::outcome_of(&event.conclusion).kind().as_str()))]
+    async fn append_outcome(&self, event: &Concluded, id_suffix: &str) -> Result<Appended, LogError> {
+        let subject = Subject::Outcome {
+            project_id: event.delivery.project_id.clone(),
+            endpoint_id: event.delivery.endpoint_id,
+            outcome: codec::outcome_of(&event.conclusion),
+        };
+        let number = event.attempt.as_ref().map_or(0, |attempt| attempt.number);
+        let id = format!("{}.{number}{id_suffix}", event.delivery.delivery_id);
+        self.append(Outgoing::new(subject, codec::encode_concluded(event)).id(id))
+            .await
+    }
+
+    /// Appends a change of an endpoint with its state afterwards. `expected_last_sequence` is the sequence of the change
+    /// before, 0 for none; [`LogError::Conflict`] when another change came first.
+    #[instrument(name = "log.append", level = "debug", skip_all, fields(kind = "endpoint", endpoint.id = %endpoint.id))]
+    pub async fn append_endpoint(
+        &self,
+        change: &EndpointChange,
+        endpoint: &Endpoint,
+        actor: &Actor,
+        expected_last_sequence: u64,
+    ) -> Result<u64, LogError> {
+        let fields = match change {
+            EndpointChange::Updated { settings } => {
+                let before = self.endpoint_at(expected_last_sequence).await?;
+                before
+                    .map(|before| codec::changed_fields(&before.settings, settings))
+                    .unwrap_or_default()
+            }
+            _ => Vec::new(),
+        };
+        let subject = Subject::Endpoint {
+            project_id: endpoint.project_id.clone(),
+            endpoint_id: endpoint.id,
+        };
+        let body = codec::encode_endpoint(change, &fields, endpoint, actor);
+        // Two different changes never share an id, the same one repeated always does.
+        let id = format!(
+            "{}.{:x}",
+            endpoint.id,
+            Bytes::copy_from_slice(&Sha256::digest(&body)[..16])
+        );
+        let message = Outgoing {
+            expected: Some(expected_last_sequence),
+            ..Outgoing::new(subject, body).id(id.clone())
+        };
+        let subject = message.subject.to_string();
+        match self.append(message).await {
+            Err(conflict @ LogError::Conflict { .. }) => {
+                // The conflict may be with this very change, stored by an append whose acknowledgement was lost.
+                let last = self.last_message(CONTROL_STREAM, &subject).await?;
+                last.filter(|last| {
+                    last.headers
+                        .get(NATS_MESSAGE_ID)
+                        .is_some_and(|stored| stored.as_str() == id)
+                })
+                .map(|last| last.sequence)
+                .ok_or(conflict)
+            }
+            appended => Ok(appended?.sequence),
+        }
+    }
+
+    /// Publishes `message` until it is acknowledged, at most for `request_timeout`.
+    pub(crate) async fn append(&self, message: Outgoing<'_>) -> Result<Appended, LogError> {
+        let pending = self.launch(message).await;
+        self.settle(pending).await
+    }
+
+    /// Publishes `message`, without waiting for its acknowledgement.
+    async fn launch<'a>(&self, message: Outgoing<'a>) -> Pending<'a> {
+        let started = Instant::now();
+        let deadline = started + self.config().request_timeout;
+        let mut connects = self.connects();
+        connects.mark_unchanged();
+        let subject = message.subject.to_string();
+        let sent = self.send(&subject, &message, deadline).await;
+        Pending {
+            message,
+            subject,
+            started,
+            deadline,
+            connects,
+            sent,
+        }
+    }
+
+    /// Waits for the acknowledgement.
+    ///
+    /// A connection that was made anew has lost the acknowledgements under way: the message is sent again at once, and
+    /// its id (or, for a timer, its subject) makes the repetition harmless.
+    async fn settle(&self, pending: Pending<'_>) -> Result<Appended, LogError> {
+        let Pending {
+            message,
+            subject,
+            started,
+            deadline,
+            mut connects,
+            mut sent,
+        } = pending;
+        let mut pauses = backoff().without_max_times().build();
+        let ack = loop {
+            let (error, pause) = match sent {
+                Ok(ack) => tokio::select! {
+                    acknowledged = timeout_at(deadline, ack) => match acknowledged {
+                        Ok(Ok(ack)) => break ack,
+                        Ok(Err(error)) => (LogError::publish(&error, &subject, message.expected), pauses.next()),
+                        Err(_) => return Err(LogError::Unavailable("no acknowledgement in time".into())),
+                    },
+                    Ok(()) = connects.changed() => {
+                        let why = "the connection was made anew before the acknowledgement came";
+                        (LogError::Unavailable(why.into()), None)
+                    }
+                },
+                Err(error) => (error, pauses.next()),
+            };
+            let pause = pause.unwrap_or_default();
+            if !error.is_transient() || Instant::now() + pause >= deadline {
+                return Err(error);
+            }
+            metrics::counter!(names::APPEND_RETRIES).increment(1);
+            debug!(subject, %error, "appending again");
+            sleep(pause).await;
+            connects.mark_unchanged();
+            sent = self.send(&subject, &message, deadline).await;
+        };
+        metrics::histogram!(names::APPEND_SECONDS).record(started.elapsed());
+        if !ack.duplicate {
+            metrics::counter!(names::APPENDED, "kind" => message.subject.kind().as_str()).increment(1);
+        }
+        Ok(Appended {
+            sequence: ack.sequence,
+            duplicate: ack.duplicate,
+        })
+    }
+
+    async fn send(
+        &self,
+        subject: &str,
+        message: &Outgoing<'_>,
+        deadline: Instant,
+    ) -> Result<PublishAckFuture, LogError> {
+        let sending = self
+            .jetstream()
+            .send_publish(subject.to_owned(), message.to_message());
+        match timeout_at(deadline, sending).await {
+            Ok(sent) => sent.map_err(|error| LogError::publish(&error, subject, message.expected)),
+            Err(_) => Err(LogError::Unavailable("no connection to send on".into())),
+        }
+    }
+
+    /// The endpoint as the change at `sequence` left it.
+    async fn endpoint_at(&self, sequence: u64) -> Result<Option<Endpoint>, LogError> {
+        let Some(message) = self.message_at(CONTROL_STREAM, sequence).await? else {
+            return Ok(None);
+        };
+        Ok(Some(codec::decode_endpoint(message.payload)?.endpoint))
+    }
+}

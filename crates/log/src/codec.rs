@@ -1,0 +1,35 @@
+//! Between the domain and the stored contract `cuitty.webhooks.events.v1`.
+
+mod attempt;
+mod delivery;
+mod endpoint;
+mod fields;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::delivery::{decode_due, decode_requested, outcome_of};
+pub use self::delivery::{decode_event, encode_concluded, encode_due, encode_requested, encode_unmatched};
+pub(crate) use self::endpoint::changed_fields;
+pub use self::endpoint::{EndpointRecord, decode_endpoint, encode_endpoint};
+
+/// Stored bytes cannot be read. The message they are of is set aside; reading goes on behind it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// The bytes are not the protobuf message that their subject says.
+    #[error("not a stored event: {0}")]
+    Malformed(#[from] prost::DecodeError),
+    /// The subject is none of the log's.
+    #[error(transparent)]
+    Subject(#[from] crate::subjects::UnknownSubject),
+    /// A field that every such message carries is missing.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// A field holds what this version does not know or what cannot be.
+    #[error("{field} {message}")]
+    Invalid {
+        /// The field's name in the contract.
+        field: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
+}

@@ -1,0 +1,269 @@
+//! Connecting to nats-server: once with a precise error, afterwards for ever with capped back-off.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU16;
+use std::time::Duration;
+
+use async_nats::jetstream::context::ContextBuilder;
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
+
+use crate::config::LogConfig;
+use crate::error::LogError;
+use crate::metrics::names;
+use crate::work::Recent;
+use crate::{Inner, Log};
+
+/// The lowest version that fires every timer after it was killed.
+const REQUIRED_VERSION: &str = "2.14.0";
+/// Longest pause between two attempts to connect.
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
+/// A connection that answers no ping for twice this long is given up.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest wait for one attempt to connect.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Commands that wait for the connection's task; more make their senders wait.
+const SENDER_CAPACITY: usize = 8192;
+/// Publishes that wait for their acknowledgement; more wait to be sent.
+const MAX_ACK_INFLIGHT: usize = 16_384;
+
+impl Log {
+    /// Connects, and checks that nats-server is new enough and has JetStream.
+    ///
+    /// Tries for `connect_timeout`; a URL or credentials that cannot work fail at once. Afterwards a lost connection is
+    /// made again for ever.
+    pub async fn connect(config: LogConfig) -> Result<Self, LogError> {
+        let servers = parse_servers(&config.url)?;
+        let deadline = Instant::now() + config.connect_timeout;
+        let (connected, mut connects) = watch::channel(0u64);
+        let connected = Arc::new(connected);
+        let client = until(deadline, || connect(&config, &servers, &connected)).await?;
+        check_version(&client)?;
+        let jetstream = ContextBuilder::new()
+            .timeout(config.request_timeout)
+            .ack_timeout(config.request_timeout)
+            .max_ack_inflight(MAX_ACK_INFLIGHT)
+            .build(client.clone());
+        until(deadline, || async {
+            let account = jetstream.query_account().await;
+            account.map_err(|error| LogError::Unavailable(format!("JetStream does not answer: {error}")))
+        })
+        .await?;
+        // The client tells of its first connection in its own time; told later, it would look like one made anew.
+        let _ = timeout(ATTEMPT_TIMEOUT, connects.wait_for(|&connects| connects > 0)).await;
+        let (partitions, recent) = (AtomicU16::new(0), std::array::from_fn(|_| Recent::default()));
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                client,
+                jetstream,
+                connects,
+                partitions,
+                recent,
+            }),
+        })
+    }
+}
+
+impl Log {
+    /// Repeats `operation` while the log is not available, at most for `request_timeout`.
+    pub(crate) async fn retried<T, F: Future<Output = Result<T, LogError>>>(
+        &self,
+        operation: impl FnMut() -> F,
+    ) -> Result<T, LogError> {
+        let patience = self.config().request_timeout;
+        let repeated = until(Instant::now() + patience, operation);
+        timeout(patience, repeated)
+            .await
+            .unwrap_or_else(|_| Err(LogError::Unavailable("no answer in time".into())))
+    }
+}
+
+/// Repeats `operation` while the log is not available, until `deadline`.
+async fn until<T, F: Future<Output = Result<T, LogError>>>(
+    deadline: Instant,
+    mut operation: impl FnMut() -> F,
+) -> Result<T, LogError> {
+    let mut pauses = backoff().without_max_times().build();
+    loop {
+        let error = match operation().await {
+            Err(error) if error.is_transient() => error,
+            result => return result,
+        };
+        let pause = pauses.next().unwrap_or_default();
+        if Instant::now() + pause >= deadline {
+            return Err(error);
+        }
+        debug!(%error, ?pause, "the log is not available yet");
+        sleep(pause).await;
+    }
+}
+
+async fn connect(
+    config: &LogConfig,
+    servers: &[ServerAddr],
+    connected: &Arc<watch::Sender<u64>>,
+) -> Result<Client, LogError> {
+    let addresses = || {
+        servers
+            .iter()
+            .map(|server| format!("{}:{}", server.host(), server.port()))
+            .collect::<Vec<_>>()
+    };
+    options(config, connected)
+        .await?
+        .connect(servers)
+        .await
+        .map_err(|error| match error.kind() {
+            ConnectErrorKind::ServerParse => LogError::Config {
+                setting: "log.url",
+                message: error.to_string(),
+            },
+            ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+                LogError::Unauthorized(error.to_string())
+            }
+            _ => LogError::Unavailable(format!(
+                "cannot connect to {} (log.url): {error}",
+                addresses().join(", ")
+            )),
+        })
+}
+
+/// The pauses between repeated operations: 50 ms, doubled up to [`MAX_RECONNECT_DELAY`].
+pub(crate) fn backoff() -> ExponentialBuilder {
+    ExponentialBuilder::new()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(MAX_RECONNECT_DELAY)
+}
+
+fn parse_servers(url: &str) -> Result<Vec<ServerAddr>, LogError> {
+    let invalid = |message: String| LogError::Config {
+        setting: "log.url",
+        message,
+    };
+    let servers = url
+        .split(',')
+        .map(str::trim)
+        .filter(|address| !address.is_empty())
+        .map(|address| {
+            address
+                .parse()
+                .map_err(|error: std::io::Error| invalid(error.to_string()))
+        })
+        .collect::<Result<Vec<ServerAddr>, _>>()?;
+    if servers.is_empty() || servers.iter().any(|server| server.host().is_empty()) {
+        return Err(invalid(
+            "must name at least one nats-server, as in nats://127.0.0.1:4222".into(),
+        ));
+    }
+    Ok(servers)
+}
+
+async fn options(
+    config: &LogConfig,
+    connected: &Arc<watch::Sender<u64>>,
+) -> Result<ConnectOptions, LogError> {
+    let connected = connected.clone();
+    let options = ConnectOptions::new()
+        .name(&config.name)
+        .connection_timeout(config.connect_timeout.min(ATTEMPT_TIMEOUT))
+        .request_timeout(Some(config.request_timeout))
+        .ping_interval(PING_INTERVAL)
+        .client_capacity(SENDER_CAPACITY)
+        .reconnect_delay_callback(retry_delay)
+        .event_callback(move |event| {
+            let connected = connected.clone();
+            async move { on_event(&event, &connected) }
+        });
+    match &config.credentials_file {
+        None => Ok(options),
+        Some(path) => options
+            .credentials_file(path)
+            .await
+            .map_err(|error| LogError::Config {
+                setting: "log.credentials_file",
+                message: format!("{} cannot be used: {error}", path.display()),
+            }),
+    }
+}
+
+/// The pause before the attempt of this number: none before the first two, then those of [`backoff`].
+pub(crate) fn retry_delay(attempt: usize) -> Duration {
+    match attempt {
+        0 | 1 => Duration::ZERO,
+        attempt => backoff()
+            .without_max_times()
+            .build()
+            .nth(attempt - 2)
+            .unwrap_or(MAX_RECONNECT_DELAY),
+    }
+}
+
+fn on_event(event: &Event, connected: &watch::Sender<u64>) {
+    match event {
+        Event::Connected => {
+            connected.send_modify(|connects| *connects += 1);
+            metrics::counter!(names::CONNECTS).increment(1);
+            info!("connected to the log");
+        }
+        Event::Disconnected => warn!("lost the connection to the log, connecting again"),
+        Event::ClientError(error) => debug!(%error, "cannot connect to the log yet"),
+        Event::SlowConsumer(_) => warn!("the log's client dropped messages that were not read in time"),
+        Event::LameDuckMode => info!("nats-server is about to stop"),
+        Event::ServerError(error) => warn!(%error, "nats-server reported an error"),
+        Event::Draining | Event::Closed => debug!(%event, "connection to the log ends"),
+    }
+}
+
+fn check_version(client: &Client) -> Result<(), LogError> {
+    if client.is_server_compatible(2, 14, 0) {
+        return Ok(());
+    }
+    Err(LogError::ServerTooOld {
+        found: client.server_info().version,
+        required: REQUIRED_VERSION,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_servers_is_read_and_a_bad_one_names_the_setting() {
+        let servers = parse_servers("nats://a:1, tls://b:2,c").unwrap();
+        let ports: Vec<_> = servers
+            .iter()
+            .map(|server| (server.host(), server.port()))
+            .collect();
+        assert_eq!(ports, [("a", 1), ("b", 2), ("c", 4222)]);
+        for url in ["", " , ", "http://a:1", "nats://a:port", "nats://"] {
+            let refused = parse_servers(url);
+            assert!(
+                matches!(
+                    refused,
+                    Err(LogError::Config {
+                        setting: "log.url",
+                        ..
+                    })
+                ),
+                "{url}: {refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_bad_url_does_not_show_its_password() {
+        let refused = parse_servers("nats://user:hunter2@a:port").unwrap_err();
+        assert!(!refused.to_string().contains("hunter2"), "{refused}");
+    }
+
+    #[test]
+    fn reconnecting_starts_at_once_and_slows_down_to_the_cap() {
+        let millis = [0, 1, 2, 3, 4, 7, 8, 100].map(|attempt| retry_delay(attempt).as_millis());
+        assert_eq!(millis, [0, 0, 50, 100, 200, 1600, 2000, 2000]);
+    }
+}

@@ -1,0 +1,132 @@
+//! What reading and working have in common: a pull consumer that is attached again when it is lost.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::{self, consumer};
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::debug;
+
+use crate::Log;
+use crate::connect::retry_delay;
+use crate::error::LogError;
+use crate::metrics::names;
+
+/// How often nats-server tells that a consumer is alive; it counts as lost after twice this.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How long one pull request waits at the server. Renewed for ever; bounds what a lost one costs.
+const PULL_EXPIRES: Duration = Duration::from_secs(30);
+
+/// A pull consumer's messages, or the way to them. Every step may be cancelled: progress is kept here.
+pub(crate) struct Attachment {
+    /// For the metrics: `read` or `work`.
+    used_to: &'static str,
+    state: State,
+    /// Attachments lost or failed since the last message.
+    failures: usize,
+    connects: watch::Receiver<u64>,
+}
+
+enum State {
+    Detached,
+    Attaching(BoxFuture<'static, Result<pull::Stream, LogError>>),
+    Attached(Box<pull::Stream>),
+}
+
+impl Attachment {
+    pub(crate) fn new(used_to: &'static str, log: &Log) -> Self {
+        Self {
+            used_to,
+            state: State::Detached,
+            failures: 0,
+            connects: log.connects(),
+        }
+    }
+
+    /// The attached messages. When there are none, `attach` makes them, after a pause that grows with the failures.
+    pub(crate) async fn messages(
+        &mut self,
+        mut attach: impl FnMut() -> BoxFuture<'static, Result<pull::Stream, LogError>>,
+    ) -> Result<&mut pull::Stream, LogError> {
+        loop {
+            if matches!(self.state, State::Detached) {
+                self.connects.mark_unchanged();
+                let attaching = attach();
+                let pause = retry_delay(self.failures);
+                self.state = State::Attaching(Box::pin(async move {
+                    sleep(pause).await;
+                    attaching.await
+                }));
+            }
+            let State::Attaching(attaching) = &mut self.state else {
+                break;
+            };
+            let attached = tokio::select! {
+                biased;
+                attached = attaching => attached,
+                Ok(()) = self.connects.changed() => {
+                    // The answers under way are lost: asking anew beats waiting for their time to run out.
+                    self.state = State::Detached;
+                    continue;
+                }
+            };
+            match attached {
+                Ok(messages) => self.state = State::Attached(Box::new(messages)),
+                Err(error) => {
+                    self.state = State::Detached;
+                    self.failures += 1;
+                    return Err(error);
+                }
+            }
+        }
+        match &mut self.state {
+            State::Attached(messages) => Ok(messages),
+            State::Detached | State::Attaching(_) => Err(LogError::Unavailable("not attached".into())),
+        }
+    }
+
+    /// Gives up the attached messages.
+    pub(crate) fn detach(&mut self, why: &str) {
+        metrics::counter!(names::REATTACHED, "use" => self.used_to).increment(1);
+        debug!(used_to = self.used_to, why, "consumer lost, attaching again");
+        self.failures += 1;
+        self.state = State::Detached;
+    }
+
+    /// A message came: all is well.
+    pub(crate) fn delivered(&mut self) {
+        self.failures = 0;
+    }
+
+    /// The attached messages, to be given up.
+    pub(crate) fn into_messages(self) -> Option<pull::Stream> {
+        match self.state {
+            State::Attached(messages) => Some(*messages),
+            State::Detached | State::Attaching(_) => None,
+        }
+    }
+}
+
+/// Starts pulling at most `batch` messages and `max_bytes` (0: any number) ahead of their reader.
+pub(crate) async fn pull(
+    consumer: &consumer::PullConsumer,
+    batch: usize,
+    max_bytes: usize,
+) -> Result<pull::Stream, LogError> {
+    let pulling = consumer
+        .stream()
+        .max_messages_per_batch(batch)
+        .max_bytes_per_batch(max_bytes)
+        .heartbeat(HEARTBEAT)
+        .expires(PULL_EXPIRES);
+    pulling.messages().await.map_err(LogError::unavailable)
+}
+
+/// Where a delivered message stands.
+pub(crate) fn position(message: &jetstream::Message) -> Result<jetstream::message::Info<'_>, LogError> {
+    message
+        .info()
+        .map_err(|error| LogError::Protocol(error.to_string()))
+}

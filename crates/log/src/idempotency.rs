@@ -1,0 +1,178 @@
+//! Idempotency keys: what a request with a key was answered, remembered for a day.
+
+use async_nats::jetstream::kv::{CreateErrorKind, Store};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use cuitty_webhooks_domain::ids::{EndpointId, MessageId};
+use cuitty_webhooks_domain::names::ProjectId;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::Log;
+use crate::codec::CodecError;
+use crate::error::LogError;
+use crate::topology::IDEMPOTENCY_BUCKET;
+
+/// What a request with a key is about to do. Whoever repeats the request does exactly this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// Id of the message.
+    pub message_id: MessageId,
+    /// Where it goes; empty when nothing matched.
+    pub endpoint_ids: Vec<EndpointId>,
+    /// SHA-256 of the request, to tell a repeated request from another one under the same key.
+    pub fingerprint: [u8; 32],
+    /// When it was accepted; kept to the microsecond.
+    pub requested_at: DateTime<Utc>,
+}
+
+/// What is remembered under a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// What the first request was about to do.
+    pub intent: Intent,
+    /// Highest log sequence of the message, once all of it is stored; `None` when that is not known.
+    pub log_sequence: Option<u64>,
+}
+
+/// The answer to a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// The key was free: the intent is recorded, carry it out.
+    New,
+    /// The key was used before.
+    Existing(Record),
+}
+
+/// The bucket of idempotency keys. Cheap to clone.
+#[derive(Clone)]
+pub struct Idempotency {
+    log: Log,
+    store: Store,
+}
+
+impl Log {
+    /// The idempotency keys.
+    pub async fn idempotency(&self) -> Result<Idempotency, LogError> {
+        let store = self.retried(|| self.bucket(IDEMPOTENCY_BUCKET)).await?;
+        Ok(Idempotency {
+            log: self.clone(),
+            store,
+        })
+    }
+}
+
+impl Idempotency {
+    /// Records `intent` under `key` unless the key is taken. A claim whose answer was lost finds itself when it is
+    /// repeated, as an existing record that is not complete.
+    pub async fn claim(&self, project_id: &ProjectId, key: &str, intent: &Intent) -> Result<Claim, LogError> {
+        let key = entry_key(project_id, key);
+        let record = Record {
+            intent: intent.clone(),
+            log_sequence: None,
+        }
+        .encode()?;
+        self.log.retried(|| self.claim_once(&key, &record)).await
+    }
+
+    async fn claim_once(&self, key: &str, record: &Bytes) -> Result<Claim, LogError> {
+        match self.store.create(key, record.clone()).await {
+            Ok(_) => return Ok(Claim::New),
+            Err(error) if error.kind() == CreateErrorKind::AlreadyExists => {}
+            Err(error) => return Err(LogError::unavailable(error)),
+        }
+        match self.store.get(key).await.map_err(LogError::unavailable)? {
+            Some(found) => Ok(Claim::Existing(Record::decode(&found)?)),
+            None => Err(LogError::Unavailable(
+                "an idempotency key expired while it was read".into(),
+            )),
+        }
+    }
+
+    /// Records that `intent` was carried out, up to `log_sequence`.
+    pub async fn complete(
+        &self,
+        project_id: &ProjectId,
+        key: &str,
+        intent: &Intent,
+        log_sequence: u64,
+    ) -> Result<(), LogError> {
+        let key = entry_key(project_id, key);
+        let record = Record {
+            intent: intent.clone(),
+            log_sequence: Some(log_sequence),
+        }
+        .encode()?;
+        let put = || async {
+            self.store
+                .put(&key, record.clone())
+                .await
+                .map_err(LogError::unavailable)
+        };
+        self.log.retried(put).await.map(drop)
+    }
+}
+
+/// Keys are the caller's and may hold anything, the bucket's may not.
+fn entry_key(project_id: &ProjectId, key: &str) -> String {
+    format!(
+        "{project_id}.{:x}",
+        Bytes::copy_from_slice(&Sha256::digest(key.as_bytes()))
+    )
+}
+
+/// A record as it is stored. Additive only, as the events are.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    message_id: String,
+    endpoint_ids: Vec<String>,
+    fingerprint: Vec<u8>,
+    requested_at_us: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    log_sequence: Option<u64>,
+}
+
+impl Record {
+    fn encode(&self) -> Result<Bytes, LogError> {
+        let stored = Stored {
+            message_id: self.intent.message_id.to_string(),
+            endpoint_ids: self.intent.endpoint_ids.iter().map(ToString::to_string).collect(),
+            fingerprint: self.intent.fingerprint.into(),
+            requested_at_us: self.intent.requested_at.timestamp_micros(),
+            log_sequence: self.log_sequence,
+        };
+        serde_json::to_vec(&stored)
+            .map(Bytes::from)
+            .map_err(LogError::protocol)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let invalid = |field, message: String| CodecError::Invalid { field, message };
+        let stored: Stored =
+            serde_json::from_slice(bytes).map_err(|error| invalid("record", error.to_string()))?;
+        let intent = Intent {
+            message_id: stored
+                .message_id
+                .parse()
+                .map_err(|_| invalid("message_id", "is no message id".into()))?,
+            endpoint_ids: stored
+                .endpoint_ids
+                .iter()
+                .map(|id| {
+                    id.parse()
+                        .map_err(|_| invalid("endpoint_ids", "holds no endpoint id".into()))
+                })
+                .collect::<Result<_, _>>()?,
+            fingerprint: stored
+                .fingerprint
+                .try_into()
+                .map_err(|_| invalid("fingerprint", "is not 32 bytes".into()))?,
+            requested_at: DateTime::from_timestamp_micros(stored.requested_at_us)
+                .ok_or_else(|| invalid("requested_at_us", "is out of range".into()))?,
+        };
+        Ok(Self {
+            intent,
+            log_sequence: stored.log_sequence,
+        })
+    }
+}

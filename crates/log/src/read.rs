@@ -1,0 +1,292 @@
+//! Reading the log in order.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind, Stream};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use cuitty_webhooks_domain::delivery::DeliveryEvent;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::Log;
+use crate::append::TRACEPARENT;
+use crate::codec::{self, CodecError};
+use crate::consume::{self, Attachment};
+use crate::error::LogError;
+use crate::metrics::names;
+use crate::subjects::Subject;
+use crate::topology::STREAM;
+
+/// Messages that are pulled ahead of the reader.
+const BATCH: usize = 1000;
+/// Bytes that are pulled ahead of the reader: 16 MiB.
+const BATCH_BYTES: usize = 16 << 20;
+/// How long nats-server keeps a reader's consumer that nobody pulls from.
+const INACTIVE: Duration = Duration::from_mins(1);
+
+/// A stored message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Its sequence in the log; sequences rise but may leave numbers out.
+    pub sequence: u64,
+    /// When nats-server stored it.
+    pub stored_at: DateTime<Utc>,
+    /// W3C trace context of what caused it.
+    pub traceparent: Option<String>,
+    /// What it holds.
+    pub body: EventBody,
+}
+
+/// What a stored message holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventBody {
+    /// A fact about a delivery.
+    Event(DeliveryEvent),
+    /// A timer that has not fired yet. Not a fact: the retry it stands for is told by the attempt before.
+    Timer,
+    /// Something that this version cannot read.
+    Unreadable(CodecError),
+}
+
+impl StoredEvent {
+    fn new(
+        sequence: u64,
+        stored_at_nanos: i128,
+        subject: &str,
+        headers: Option<&HeaderMap>,
+        body: Bytes,
+    ) -> Self {
+        let traceparent = headers
+            .and_then(|headers| headers.get(TRACEPARENT))
+            .map(ToString::to_string);
+        // Nanoseconds in an i64 reach until 2262.
+        let stored_at = DateTime::from_timestamp_nanos(i64::try_from(stored_at_nanos).unwrap_or(i64::MAX));
+        Self {
+            sequence,
+            stored_at,
+            traceparent,
+            body: EventBody::decode(subject, body),
+        }
+    }
+}
+
+impl EventBody {
+    fn decode(subject: &str, body: Bytes) -> Self {
+        let decoded = subject
+            .parse()
+            .map_err(CodecError::from)
+            .and_then(|subject| match subject {
+                Subject::Timer { .. } => Ok(Self::Timer),
+                subject => codec::decode_event(subject.kind(), body).map(Self::Event),
+            });
+        decoded.unwrap_or_else(|error| {
+            metrics::counter!(names::UNREADABLE).increment(1);
+            Self::Unreadable(error)
+        })
+    }
+}
+
+impl Log {
+    /// The message at `sequence`; `None` when it was removed or is not there yet.
+    pub async fn get(&self, sequence: u64) -> Result<Option<StoredEvent>, LogError> {
+        Ok(self.message_at(STREAM, sequence).await?.map(|message| {
+            let stored_at = message.time.unix_timestamp_nanos();
+            StoredEvent::new(
+                message.sequence,
+                stored_at,
+                &message.subject,
+                Some(&message.headers),
+                message.payload,
+            )
+        }))
+    }
+
+    /// Sequences of the first and the last message. The first is one more than the last when there are none.
+    pub async fn bounds(&self) -> Result<(u64, u64), LogError> {
+        let info = self.retried(|| self.stream_info(STREAM)).await?;
+        let state = info
+            .ok_or_else(|| LogError::NoTopology {
+                stream: STREAM.into(),
+            })?
+            .state;
+        Ok((state.first_sequence.max(1), state.last_sequence))
+    }
+
+    /// Reads from `from_sequence` on (0 and 1 both mean the first), or from the first message that is still kept.
+    pub fn read(&self, from_sequence: u64) -> EventReader {
+        EventReader {
+            log: self.clone(),
+            next: from_sequence.max(1),
+            attachment: Attachment::new("read", self),
+            consumer_sequence: 0,
+            connects: self.connects(),
+            batch: Vec::new(),
+            at_tail: false,
+        }
+    }
+
+    /// Reads what is appended from now on.
+    pub async fn tail(&self) -> Result<EventReader, LogError> {
+        let (_, last) = self.bounds().await?;
+        Ok(self.read(last + 1))
+    }
+
+    /// The message at `sequence` of `stream`.
+    pub(crate) async fn message_at(
+        &self,
+        stream: &str,
+        sequence: u64,
+    ) -> Result<Option<StreamMessage>, LogError> {
+        if sequence == 0 {
+            return Ok(None);
+        }
+        self.retried(|| async { found(self.stream(stream).await?.direct_get(sequence).await) })
+            .await
+    }
+
+    /// The last message of `subject` in `stream`.
+    pub(crate) async fn last_message(
+        &self,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<StreamMessage>, LogError> {
+        self.retried(|| async {
+            found(
+                self.stream(stream)
+                    .await?
+                    .direct_get_last_for_subject(subject)
+                    .await,
+            )
+        })
+        .await
+    }
+
+    async fn stream(&self, name: &str) -> Result<Stream<()>, LogError> {
+        self.jetstream()
+            .get_stream_no_info(name)
+            .await
+            .map_err(LogError::protocol)
+    }
+}
+
+fn found(answer: Result<StreamMessage, DirectGetError>) -> Result<Option<StreamMessage>, LogError> {
+    match answer {
+        Ok(message) => Ok(Some(message)),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+        Err(error) => Err(LogError::unavailable(error)),
+    }
+}
+
+/// Reads the log in order, without gaps, across restarts of nats-server.
+pub struct EventReader {
+    log: Log,
+    /// Sequence of the next message, or less when some were removed.
+    next: u64,
+    attachment: Attachment,
+    /// Messages that the attached consumer delivered.
+    consumer_sequence: u64,
+    connects: watch::Receiver<u64>,
+    /// Read and not given yet.
+    batch: Vec<StoredEvent>,
+    /// Whether nothing was behind the last message when it was delivered.
+    at_tail: bool,
+}
+
+impl EventReader {
+    /// The next events, at most `max`: what is there, as soon as the tail or `max` is reached; empty when nothing came
+    /// within `max_wait`. Cancel safe. After an error the caller may just go on.
+    pub async fn next_batch(&mut self, max: usize, max_wait: Duration) -> Result<Vec<StoredEvent>, LogError> {
+        let deadline = Instant::now() + max_wait;
+        while self.batch.len() < max {
+            let received = if self.batch.is_empty() || !self.at_tail {
+                timeout_at(deadline, self.receive()).await.ok()
+            } else {
+                // Each of the events that came one by one was the last one when it was sent; more may be here already.
+                self.receive().now_or_never()
+            };
+            match received {
+                Some(Ok(event)) => self.batch.push(event),
+                Some(Err(error)) if self.batch.is_empty() => return Err(error),
+                Some(Err(_)) | None => break,
+            }
+        }
+        let rest = self.batch.split_off(self.batch.len().min(max));
+        Ok(std::mem::replace(&mut self.batch, rest))
+    }
+
+    async fn receive(&mut self) -> Result<StoredEvent, LogError> {
+        loop {
+            let (log, next) = (&self.log, self.next);
+            let messages = self
+                .attachment
+                .messages(|| {
+                    self.consumer_sequence = 0;
+                    self.connects.mark_unchanged();
+                    Box::pin(attach(log.clone(), next))
+                })
+                .await?;
+            let message = tokio::select! {
+                biased;
+                message = messages.next() => message,
+                // What was under way is lost, and when nothing follows it nothing would tell.
+                Ok(()) = self.connects.changed() => {
+                    self.attachment.detach("the connection was made anew");
+                    continue;
+                }
+            };
+            let message = match message {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => {
+                    self.attachment.detach(&error.to_string());
+                    continue;
+                }
+                None => {
+                    self.attachment.detach("the messages ended");
+                    continue;
+                }
+            };
+            let info = consume::position(&message)?;
+            if info.consumer_sequence != self.consumer_sequence + 1 {
+                self.attachment.detach("a message is missing");
+                continue;
+            }
+            self.consumer_sequence += 1;
+            self.next = info.stream_sequence + 1;
+            self.at_tail = info.pending == 0;
+            self.attachment.delivered();
+            let stored_at = info.published.unix_timestamp_nanos();
+            let (sequence, message) = (info.stream_sequence, &message.message);
+            let (headers, body) = (message.headers.as_ref(), message.payload.clone());
+            return Ok(StoredEvent::new(
+                sequence,
+                stored_at,
+                &message.subject,
+                headers,
+                body,
+            ));
+        }
+    }
+}
+
+/// A consumer of everything from `start_sequence` on. It lives in memory: when it is lost, another one takes its place.
+async fn attach(log: Log, start_sequence: u64) -> Result<pull::Stream, LogError> {
+    let config = pull::Config {
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
+        ack_policy: AckPolicy::None,
+        memory_storage: true,
+        num_replicas: 1,
+        inactive_threshold: INACTIVE,
+        ..pull::Config::default()
+    };
+    let consumer = log
+        .jetstream()
+        .create_consumer_on_stream(config, STREAM)
+        .await
+        .map_err(LogError::unavailable)?;
+    consume::pull(&consumer, BATCH, BATCH_BYTES).await
+}

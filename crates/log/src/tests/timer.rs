@@ -1,0 +1,161 @@
+use std::time::{Duration, SystemTime};
+
+use async_nats::header::{NATS_SCHEDULE, NATS_SCHEDULE_TARGET};
+use chrono::{DateTime, SecondsFormat, Utc};
+use cuitty_webhooks_domain::delivery::{DeliveryEvent, Due};
+use tokio::time::{sleep, timeout};
+
+use super::fixtures::{due, read_events, requested};
+use crate::append::Outgoing;
+use crate::codec;
+use crate::subjects::{Subject, partition_of};
+use crate::testing::{NatsServer, SOON};
+use crate::{EventBody, Log, WorkEvent, WorkStream};
+
+/// nats-server fires by the real clock.
+#[expect(clippy::disallowed_methods, reason = "timers fire by the real clock")]
+fn real_now() -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(DateTime::<Utc>::from(SystemTime::now()).timestamp_micros()).unwrap()
+}
+
+async fn work_of(log: &Log, endpoint: u64) -> WorkStream {
+    log.work(partition_of(super::fixtures::endpoint_id(endpoint), 4))
+        .await
+        .unwrap()
+}
+
+async fn next_event(work: &mut WorkStream) -> WorkEvent {
+    let item = timeout(SOON, async {
+        loop {
+            if let Ok(item) = work.next().await {
+                return item;
+            }
+        }
+    });
+    let item = item.await.unwrap();
+    item.acker.ack().await.unwrap();
+    item.event
+}
+
+#[tokio::test]
+async fn a_timer_fires_once_at_its_time() {
+    let server = NatsServer::start().await;
+    let log = server.log().await;
+    let timer = due(&requested(1, 1), real_now() + Duration::from_millis(700));
+    log.arm_timer(&timer).await.unwrap();
+    let mut work = work_of(&log, 1).await;
+    assert!(
+        timeout(Duration::from_millis(300), work.next()).await.is_err(),
+        "fired early"
+    );
+    assert_eq!(next_event(&mut work).await, WorkEvent::Due(timer.clone()));
+    assert!(real_now() >= timer.due_at);
+    assert!(
+        timeout(Duration::from_millis(500), work.next()).await.is_err(),
+        "fired twice"
+    );
+    // The timer itself is gone, what it fired is a fact.
+    let event = read_events(&mut log.read(1), 1).await.remove(0);
+    assert_eq!(event.body, EventBody::Event(DeliveryEvent::Due(timer)));
+}
+
+#[tokio::test]
+async fn arming_again_replaces_and_a_past_time_fires_at_once() {
+    let server = NatsServer::start().await;
+    let log = server.log().await;
+    log.arm_timer(&due(&requested(1, 1), real_now() + Duration::from_hours(1)))
+        .await
+        .unwrap();
+    let past = due(&requested(1, 1), real_now() - Duration::from_mins(1));
+    log.arm_timer(&past).await.unwrap();
+    let mut work = work_of(&log, 1).await;
+    assert_eq!(next_event(&mut work).await, WorkEvent::Due(past));
+    assert!(
+        timeout(Duration::from_millis(300), work.next()).await.is_err(),
+        "the replaced timer fired"
+    );
+}
+
+/// An attempt that is repeated late arms its retry again. That must not take the place of a later retry.
+#[tokio::test]
+async fn the_timers_of_two_attempts_do_not_touch_each_other() {
+    let server = NatsServer::start().await;
+    let log = server.log().await;
+    let later = Due {
+        attempt_number: 3,
+        ..due(&requested(1, 1), real_now() + Duration::from_millis(700))
+    };
+    let stale = due(&requested(1, 1), real_now() + Duration::from_millis(300));
+    log.arm_timer(&later).await.unwrap();
+    log.arm_timer(&stale).await.unwrap();
+    let mut work = work_of(&log, 1).await;
+    assert_eq!(next_event(&mut work).await, WorkEvent::Due(stale));
+    assert_eq!(next_event(&mut work).await, WorkEvent::Due(later));
+}
+
+#[tokio::test]
+async fn a_cancelled_timer_does_not_fire_and_the_others_do() {
+    let server = NatsServer::start().await;
+    let log = server.log().await;
+    let cancelled = due(&requested(1, 1), real_now() + Duration::from_millis(500));
+    let kept = Due {
+        attempt_number: 3,
+        ..due(&requested(1, 1), real_now() + Duration::from_millis(700))
+    };
+    log.arm_timer(&cancelled).await.unwrap();
+    log.arm_timer(&kept).await.unwrap();
+    let delivery_id = cancelled.delivery.delivery_id;
+    log.cancel_timer(delivery_id, 2).await.unwrap();
+    // There is none any more, which is as good.
+    log.cancel_timer(delivery_id, 2).await.unwrap();
+    let mut work = work_of(&log, 1).await;
+    assert_eq!(next_event(&mut work).await, WorkEvent::Due(kept));
+    assert!(
+        timeout(Duration::from_millis(300), work.next()).await.is_err(),
+        "the cancelled timer fired"
+    );
+}
+
+/// A delivery once had a single timer; those that wait since then are read and fire as ever.
+#[tokio::test]
+async fn a_timer_without_an_attempt_in_its_subject_fires_too() {
+    let server = NatsServer::start().await;
+    let log = server.log().await;
+    let timer = due(&requested(1, 1), real_now() + Duration::from_millis(500));
+    let delivery = &timer.delivery;
+    let subject = Subject::Timer {
+        delivery_id: delivery.delivery_id,
+        attempt: None,
+    };
+    let target = Subject::Work {
+        partition: partition_of(delivery.endpoint_id, 4),
+        project_id: delivery.project_id.clone(),
+        endpoint_id: delivery.endpoint_id,
+        due: true,
+    };
+    let at = timer.due_at.to_rfc3339_opts(SecondsFormat::Micros, true);
+    let message = Outgoing {
+        headers: vec![
+            (NATS_SCHEDULE, format!("@at {at}")),
+            (NATS_SCHEDULE_TARGET, target.to_string()),
+        ],
+        ..Outgoing::new(subject, codec::encode_due(&timer))
+    };
+    let sequence = log.append(message).await.unwrap().sequence;
+    assert_eq!(log.get(sequence).await.unwrap().unwrap().body, EventBody::Timer);
+    let mut work = work_of(&log, 1).await;
+    assert_eq!(next_event(&mut work).await, WorkEvent::Due(timer));
+}
+
+#[tokio::test]
+async fn a_timer_outlives_a_killed_server() {
+    let mut server = NatsServer::start().await;
+    let log = server.log().await;
+    let timer = due(&requested(1, 1), real_now() + Duration::from_millis(400));
+    log.arm_timer(&timer).await.unwrap();
+    server.kill();
+    sleep(Duration::from_millis(600)).await;
+    server.restart().await;
+    let mut work = work_of(&log, 1).await;
+    assert_eq!(next_event(&mut work).await, WorkEvent::Due(timer));
+}

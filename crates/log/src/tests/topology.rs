@@ -1,0 +1,132 @@
+use std::time::Duration;
+
+use crate::testing::NatsServer;
+use crate::topology::{CONTROL_STREAM, STREAM};
+use crate::{Log, LogConfig, LogError, StreamState, Topology};
+
+const STREAMS: [&str; 6] = [
+    "WEBHOOKS",
+    "WEBHOOKS_CONTROL",
+    "WEBHOOKS_INGEST",
+    "KV_WEBHOOKS_IDEMPOTENCY",
+    "KV_WEBHOOKS_DISPATCHERS",
+    "KV_WEBHOOKS_LANES",
+];
+
+fn states(topology: &Topology) -> Vec<(&str, &StreamState)> {
+    topology
+        .streams
+        .iter()
+        .map(|stream| (stream.name.as_str(), &stream.state))
+        .collect()
+}
+
+fn all(state: &StreamState) -> Vec<(&str, &StreamState)> {
+    STREAMS.iter().map(|&name| (name, state)).collect()
+}
+
+#[tokio::test]
+async fn streams_are_made_once() {
+    let server = NatsServer::start().await;
+    let log = Log::connect(server.config()).await.unwrap();
+    assert_eq!(
+        log.check().await,
+        Err(LogError::NoTopology {
+            stream: STREAM.into()
+        })
+    );
+    assert_eq!(states(&log.ensure().await.unwrap()), all(&StreamState::Created));
+    assert_eq!(states(&log.ensure().await.unwrap()), all(&StreamState::Unchanged));
+    assert_eq!(states(&log.check().await.unwrap()), all(&StreamState::Unchanged));
+    assert_eq!(log.check().await.unwrap().drifted().next(), None);
+}
+
+#[tokio::test]
+async fn several_processes_may_make_them_at_once() {
+    let server = NatsServer::start().await;
+    let (a, b) = (
+        Log::connect(server.config()).await.unwrap(),
+        Log::connect(server.config()).await.unwrap(),
+    );
+    let (a, b) = tokio::join!(a.ensure(), b.ensure());
+    assert_eq!((a.unwrap().partitions, b.unwrap().partitions), (4, 4));
+}
+
+#[tokio::test]
+async fn a_changed_configuration_is_reported_and_applied() {
+    let server = NatsServer::start().await;
+    server.log().await;
+    let config = LogConfig {
+        max_age: Duration::from_hours(1),
+        ..server.config()
+    };
+    let log = Log::connect(config).await.unwrap();
+    let drifted = log.check().await.unwrap();
+    let drifted: Vec<_> = drifted.drifted().collect();
+    assert_eq!(
+        drifted,
+        [(STREAM, "max_age is 1209600000000000, 3600000000000 is wanted")]
+    );
+    assert_eq!(log.ensure().await.unwrap().streams[0].state, StreamState::Updated);
+    assert_eq!(log.check().await.unwrap().drifted().next(), None);
+}
+
+#[tokio::test]
+async fn the_number_of_partitions_stays_as_the_stream_was_made() {
+    let server = NatsServer::start().await;
+    server.log().await;
+    let log = Log::connect(LogConfig {
+        partitions: 8,
+        ..server.config()
+    })
+    .await
+    .unwrap();
+    assert_eq!(log.partitions(), 8);
+    let topology = log.ensure().await.unwrap();
+    assert_eq!((topology.partitions, log.partitions()), (4, 4));
+    let expected = StreamState::Drifted("has 4 partitions, 8 are configured".into());
+    assert_eq!(topology.streams[0].state, expected);
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_be_used_is_an_error_that_says_why() {
+    let server = NatsServer::start().await;
+    let log = Log::connect(server.config()).await.unwrap();
+    let foreign = async_nats::jetstream::stream::Config {
+        name: CONTROL_STREAM.into(),
+        subjects: vec!["webhooks.endpoint.>".into()],
+        storage: async_nats::jetstream::stream::StorageType::Memory,
+        ..Default::default()
+    };
+    log.jetstream().create_stream(foreign).await.unwrap();
+    let refused = log.ensure().await;
+    let difference = "storage is Memory, must be File".into();
+    assert_eq!(
+        refused,
+        Err(LogError::Drift {
+            stream: CONTROL_STREAM.into(),
+            difference
+        })
+    );
+}
+
+#[tokio::test]
+async fn partitions_out_of_range_name_the_setting() {
+    let server = NatsServer::start().await;
+    for partitions in [0, 65] {
+        let log = Log::connect(LogConfig {
+            partitions,
+            ..server.config()
+        })
+        .await
+        .unwrap();
+        let message = "must be 1 to 64".into();
+        assert_eq!(
+            log.ensure().await,
+            Err(LogError::Config {
+                setting: "log.partitions",
+                message
+            })
+        );
+    }
+}

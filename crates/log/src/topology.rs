@@ -1,0 +1,238 @@
+//! The streams and buckets that the log consists of: how each must be, and making it so.
+
+mod streams;
+
+use std::sync::atomic::Ordering;
+
+use async_nats::jetstream;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::response::Response;
+use async_nats::jetstream::stream::{Config, Info};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tracing::{info, warn};
+
+use crate::Log;
+use crate::error::LogError;
+
+/// Every delivery fact.
+pub const STREAM: &str = "WEBHOOKS";
+/// Control-plane events: the audit log, and by its last message per subject the current state.
+pub const CONTROL_STREAM: &str = "WEBHOOKS_CONTROL";
+/// What other modules publish on NATS.
+pub const INGEST_STREAM: &str = "WEBHOOKS_INGEST";
+/// Bucket: idempotency key to message id and deliveries.
+pub const IDEMPOTENCY_BUCKET: &str = "WEBHOOKS_IDEMPOTENCY";
+/// Bucket: heartbeats of live dispatchers, partition leases, the projector's lease.
+pub const DISPATCHERS_BUCKET: &str = "WEBHOOKS_DISPATCHERS";
+/// Bucket: cursor of each detached lane.
+pub const LANES_BUCKET: &str = "WEBHOOKS_LANES";
+
+/// Most partitions that a stream can have.
+pub const MAX_PARTITIONS: u16 = 64;
+/// The stream's metadata key that holds the number of partitions.
+const PARTITIONS_KEY: &str = "cuitty.webhooks.partitions";
+
+/// The log as it was found or made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topology {
+    /// Partitions of the work, as the stream's metadata say.
+    pub partitions: u16,
+    /// Every stream, buckets included.
+    pub streams: Vec<StreamStatus>,
+}
+
+impl Topology {
+    /// The streams that are not as the configuration wants them.
+    pub fn drifted(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.streams.iter().filter_map(|stream| match &stream.state {
+            StreamState::Drifted(difference) => Some((stream.name.as_str(), difference.as_str())),
+            _ => None,
+        })
+    }
+}
+
+/// One stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamStatus {
+    /// Its name; a bucket's starts with `KV_`.
+    pub name: String,
+    /// How it was found.
+    pub state: StreamState,
+}
+
+/// How a stream was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamState {
+    /// It did not exist and was made.
+    Created,
+    /// It was as wanted.
+    Unchanged,
+    /// It was changed to be as wanted.
+    Updated,
+    /// It is usable but not as the configuration wants it: what differs.
+    Drifted(String),
+}
+
+impl Log {
+    /// Makes and updates the streams as the configuration says. Idempotent; several processes may do so at once.
+    ///
+    /// What cannot be changed is reported as drift if the service can work with it (the number of partitions), and an
+    /// error otherwise.
+    pub async fn ensure(&self) -> Result<Topology, LogError> {
+        self.visit(true).await
+    }
+
+    /// Compares the streams with the configuration and changes nothing. A missing one is an error, and so is one that
+    /// the service cannot work with.
+    pub async fn check(&self) -> Result<Topology, LogError> {
+        self.visit(false).await
+    }
+
+    async fn visit(&self, apply: bool) -> Result<Topology, LogError> {
+        let config = self.config();
+        if !(1..=MAX_PARTITIONS).contains(&config.partitions) {
+            let message = format!("must be 1 to {MAX_PARTITIONS}");
+            return Err(LogError::Config {
+                setting: "log.partitions",
+                message,
+            });
+        }
+        let mut partitions = config.partitions;
+        let mut statuses = Vec::new();
+        for wanted in streams::wanted(config) {
+            let name = wanted.name.clone();
+            let (found, mut state) = self.visit_stream(wanted, apply).await?;
+            if name == STREAM {
+                partitions = read_partitions(&found)?;
+                if partitions != config.partitions {
+                    let note = format!(
+                        "has {partitions} partitions, {} are configured",
+                        config.partitions
+                    );
+                    state = StreamState::Drifted(match state {
+                        StreamState::Drifted(difference) => format!("{difference}; {note}"),
+                        _ => note,
+                    });
+                }
+            }
+            match &state {
+                StreamState::Drifted(difference) => warn!(stream = name, difference, "stream has drifted"),
+                StreamState::Created => info!(stream = name, "stream created"),
+                StreamState::Updated => info!(stream = name, "stream updated"),
+                StreamState::Unchanged => {}
+            }
+            statuses.push(StreamStatus { name, state });
+        }
+        self.inner.partitions.store(partitions, Ordering::Relaxed);
+        Ok(Topology {
+            partitions,
+            streams: statuses,
+        })
+    }
+
+    /// The partitions that the stream's metadata say, read from nats-server unless they were before.
+    pub(crate) async fn stored_partitions(&self) -> Result<u16, LogError> {
+        let known = self.inner.partitions.load(Ordering::Relaxed);
+        if known != 0 {
+            return Ok(known);
+        }
+        let info = self
+            .stream_info(STREAM)
+            .await?
+            .ok_or_else(|| LogError::NoTopology {
+                stream: STREAM.into(),
+            })?;
+        let partitions = read_partitions(&info.config)?;
+        self.inner.partitions.store(partitions, Ordering::Relaxed);
+        Ok(partitions)
+    }
+
+    async fn visit_stream(&self, wanted: Config, apply: bool) -> Result<(Config, StreamState), LogError> {
+        let name = wanted.name.clone();
+        let Some(found) = self.stream_info(&name).await?.map(|info| info.config) else {
+            if !apply {
+                return Err(LogError::NoTopology { stream: name });
+            }
+            return match self
+                .js_api::<_, Info>(&format!("STREAM.CREATE.{name}"), &wanted)
+                .await?
+            {
+                Ok(info) => Ok((info.config, StreamState::Created)),
+                // Another process was faster, with another configuration or the same.
+                Err(error) if error.error_code() == ErrorCode::STREAM_NAME_EXIST => {
+                    let info = self.stream_info(&name).await?;
+                    let found = info.ok_or(LogError::NoTopology { stream: name })?.config;
+                    Ok((found, StreamState::Unchanged))
+                }
+                Err(error) => Err(refused(name, &error)),
+            };
+        };
+        if let Some(difference) = streams::unusable(&found, &wanted) {
+            return Err(LogError::Drift {
+                stream: name,
+                difference,
+            });
+        }
+        let merged = streams::merge(&found, wanted);
+        let Some(difference) = streams::difference(&found, &merged) else {
+            return Ok((found, StreamState::Unchanged));
+        };
+        if !apply {
+            return Ok((found, StreamState::Drifted(difference)));
+        }
+        match self
+            .js_api::<_, Info>(&format!("STREAM.UPDATE.{name}"), &merged)
+            .await?
+        {
+            Ok(info) => Ok((info.config, StreamState::Updated)),
+            Err(error) => Err(refused(name, &error)),
+        }
+    }
+
+    /// What nats-server knows about a stream; `None` when it does not exist.
+    pub(crate) async fn stream_info(&self, name: &str) -> Result<Option<Info>, LogError> {
+        match self.js_api(&format!("STREAM.INFO.{name}"), &json!({})).await? {
+            Ok(info) => Ok(Some(info)),
+            Err(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+            Err(error) => Err(LogError::from_jetstream(&error)),
+        }
+    }
+
+    /// One request to the JetStream API: the outer error says that there was no answer, the inner one is the answer.
+    pub(crate) async fn js_api<T: Serialize + ?Sized, V: DeserializeOwned>(
+        &self,
+        subject: &str,
+        request: &T,
+    ) -> Result<Result<V, jetstream::Error>, LogError> {
+        match self
+            .jetstream()
+            .request(subject.to_owned(), request)
+            .await
+            .map_err(LogError::unavailable)?
+        {
+            Response::Ok(answer) => Ok(Ok(answer)),
+            Response::Err { error } => Ok(Err(error)),
+        }
+    }
+}
+
+fn refused(stream: String, error: &jetstream::Error) -> LogError {
+    match LogError::from_jetstream(error) {
+        LogError::Protocol(difference) => LogError::Drift { stream, difference },
+        other => other,
+    }
+}
+
+fn read_partitions(config: &Config) -> Result<u16, LogError> {
+    config
+        .metadata
+        .get(PARTITIONS_KEY)
+        .and_then(|text| text.parse().ok())
+        .filter(|partitions| (1..=MAX_PARTITIONS).contains(partitions))
+        .ok_or_else(|| LogError::Drift {
+            stream: config.name.clone(),
+            difference: format!("its metadata `{PARTITIONS_KEY}` must be 1 to {MAX_PARTITIONS}"),
+        })
+}

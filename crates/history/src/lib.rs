@@ -1,1 +1,31 @@
-//! The delivery-history store of Cuitty Webhooks on SQLite and PostgreSQL.
+//! The delivery-history store of Cuitty Webhooks, on SQLite and PostgreSQL: log -> projector -> **history** -> read API.
+//!
+//! The rows are a projection of the log and hold nothing that cannot be folded from it again. [`Store::apply`] writes
+//! a batch of log events and the sequence that they reach in one transaction; everything else reads. All SQL of the
+//! project is in this crate.
+//!
+//! Start at [`Store`].
+
+mod apply;
+mod config;
+mod cursor;
+mod database;
+mod detail;
+mod error;
+mod filter;
+mod fold;
+mod migrate;
+mod postgres;
+mod rows;
+mod snapshot;
+mod sqlite;
+mod store;
+
+pub use apply::{AppliedStats, Batch};
+pub use config::StoreConfig;
+pub use cursor::{Cursor, InvalidCursor};
+pub use error::HistoryError;
+pub use filter::{DeliveryFilter, Page};
+pub use rows::{AttemptRow, DeliveryDetail, UnmatchedMessage};
+pub use snapshot::Snapshot;
+pub use store::Store;

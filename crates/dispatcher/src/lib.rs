@@ -1,1 +1,27 @@
-//! The delivery engine of Cuitty Webhooks: log, HTTP attempt, log.
+//! The delivery engine of Cuitty Webhooks: log → HTTP attempt → log.
+//!
+//! Its place in the flow: it pulls the work of the partitions that it holds the lease of, gives each item to the
+//! scheduler, which decides what starts when, makes the attempt, appends its outcome to the log and only
+//! then acknowledges the item. Killed anywhere in between, the item comes back.
+//!
+//! The scheduler does no IO and reads no clock; the service is the one loop that carries its commands out, with
+//! one task per attempt. Start at [`Dispatcher`].
+//!
+//! A known limit: work that is parked (given back to the log for later, because its lane is full, its endpoint unknown or
+//! its content unreadable) stays unacknowledged and so counts against `log.max_ack_pending` of its partition. Past that
+//! number the log delivers nothing more of the partition, whatever the endpoint. See [`LaneConfig`].
+
+mod attempt;
+mod config;
+mod engine;
+mod error;
+mod http;
+pub mod metrics;
+mod scheduler;
+mod service;
+mod target;
+mod trace;
+
+pub use crate::config::{DispatcherConfig, HttpConfig, LaneConfig, Problem};
+pub use crate::error::DispatcherError;
+pub use crate::service::Dispatcher;

@@ -1,0 +1,200 @@
+//! The dispatcher's configuration.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Configuration of a dispatcher.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DispatcherConfig {
+    /// Names this process among the dispatchers, in leases and in attempts; must be unique. Empty means a random one.
+    pub id: String,
+    /// Attempts at the same time, 1 to 100,000. Each needs a file descriptor.
+    pub max_in_flight: usize,
+    /// How often an item that is held is reported as being worked on: 200 ms or more, and shorter than a third of
+    /// `log.ack_wait`.
+    #[serde(with = "humantime_serde")]
+    pub progress_interval: Duration,
+    /// How long a soft shutdown waits for the attempts in flight.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+    /// Bounds of what waits.
+    pub lanes: LaneConfig,
+    /// The HTTP client.
+    pub http: HttpConfig,
+}
+
+impl Default for DispatcherConfig {
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            max_in_flight: 4096,
+            progress_interval: Duration::from_secs(2),
+            drain_timeout: Duration::from_secs(30),
+            lanes: LaneConfig::default(),
+            http: HttpConfig::default(),
+        }
+    }
+}
+
+/// Bounds of what waits in memory. What does not fit waits in the log.
+///
+/// What is given back to the log for later still counts against `log.max_ack_pending` of its partition until it is done:
+/// there are no detached lanes yet. An endpoint whose backlog comes up to that number holds up the others of its
+/// partition, so size `log.max_ack_pending` for the largest backlog that slow and dead endpoints may have.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LaneConfig {
+    /// Deliveries that wait for one endpoint, 1 or more.
+    pub max_items: usize,
+    /// Their payloads, in bytes.
+    pub max_bytes: usize,
+    /// Deliveries that wait for all endpoints together; at least `max_items`.
+    pub total_items: usize,
+    /// Their payloads, in bytes; at least `max_bytes`.
+    pub total_bytes: usize,
+    /// How long a delivery stays in the log that finds its slow endpoint's lane full.
+    #[serde(with = "humantime_serde")]
+    pub overflow_delay: Duration,
+}
+
+impl Default for LaneConfig {
+    fn default() -> Self {
+        Self {
+            max_items: 1024,
+            max_bytes: 4 << 20,
+            total_items: 8192,
+            total_bytes: 32 << 20,
+            overflow_delay: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Configuration of the HTTP client.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// How long resolving, connecting and the TLS handshake may take together.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// How long a connection is kept that nothing is sent on.
+    #[serde(with = "humantime_serde")]
+    pub pool_idle_timeout: Duration,
+    /// Connections to one host that are kept while nothing is sent on them.
+    pub pool_max_idle_per_host: usize,
+    /// How much of a response's body is read and recorded, in bytes.
+    pub response_body_bytes: usize,
+    /// Certificates (PEM) that are trusted beside the public authorities.
+    pub extra_ca_file: Option<PathBuf>,
+    /// DNS servers; empty means those of the system.
+    pub nameservers: Vec<SocketAddr>,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            pool_idle_timeout: Duration::from_secs(30),
+            pool_max_idle_per_host: 256,
+            response_body_bytes: 16 << 10,
+            extra_ca_file: None,
+            nameservers: Vec::new(),
+        }
+    }
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Its name below `dispatcher`.
+    pub setting: &'static str,
+    /// What it must be.
+    pub message: &'static str,
+}
+
+impl DispatcherConfig {
+    /// Everything that is wrong with it, at once.
+    pub fn problems(&self) -> Vec<Problem> {
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        [
+            (
+                self.id.len() <= 64 && self.id.bytes().all(is_name),
+                "id",
+                "must be at most 64 letters, digits, `-` or `_`",
+            ),
+            (
+                (1..=100_000).contains(&self.max_in_flight),
+                "max_in_flight",
+                "must be 1 to 100000",
+            ),
+            (
+                self.progress_interval >= Duration::from_millis(200),
+                "progress_interval",
+                "must be 200 ms or more",
+            ),
+            (self.lanes.max_items >= 1, "lanes.max_items", "must be 1 or more"),
+            (self.lanes.max_bytes >= 1, "lanes.max_bytes", "must be 1 or more"),
+            (
+                self.lanes.total_items >= self.lanes.max_items,
+                "lanes.total_items",
+                "must be at least lanes.max_items",
+            ),
+            (
+                self.lanes.total_bytes >= self.lanes.max_bytes,
+                "lanes.total_bytes",
+                "must be at least lanes.max_bytes",
+            ),
+            (
+                self.lanes.overflow_delay >= Duration::from_secs(1),
+                "lanes.overflow_delay",
+                "must be 1 s or more",
+            ),
+            (
+                !self.http.connect_timeout.is_zero(),
+                "http.connect_timeout",
+                "must be longer than 0",
+            ),
+            (
+                self.http.response_body_bytes <= 256 << 10,
+                "http.response_body_bytes",
+                "must be at most 262144",
+            ),
+        ]
+        .into_iter()
+        .filter(|(fine, ..)| !fine)
+        .map(|(_, setting, message)| Problem { setting, message })
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid_and_every_problem_is_listed() {
+        assert_eq!(DispatcherConfig::default().problems(), []);
+        let broken = DispatcherConfig {
+            id: "a b".into(),
+            max_in_flight: 0,
+            progress_interval: Duration::from_millis(199),
+            lanes: LaneConfig {
+                total_items: 1,
+                ..LaneConfig::default()
+            },
+            ..DispatcherConfig::default()
+        };
+        let settings: Vec<_> = broken
+            .problems()
+            .into_iter()
+            .map(|problem| problem.setting)
+            .collect();
+        assert_eq!(
+            settings,
+            ["id", "max_in_flight", "progress_interval", "lanes.total_items"]
+        );
+    }
+}

@@ -1,0 +1,261 @@
+use std::time::Duration;
+
+use cuitty_webhooks_domain::Clock;
+use cuitty_webhooks_history::{HistoryError, Store};
+use cuitty_webhooks_log::Log;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, info, info_span, warn};
+
+use crate::backoff::Backoff;
+use crate::config::ProjectorConfig;
+use crate::feed::{Batch, Feed};
+use crate::leadership::Leadership;
+use crate::{fold, metrics};
+
+/// How often an idle projector looks whether the checkpoint is still where it left it, as after a rebuild's reset.
+const IDLE_CHECK: Duration = Duration::from_secs(1);
+/// How often the lag is measured.
+const LAG_INTERVAL: Duration = Duration::from_secs(5);
+/// How long to wait before looking again at a history that does not belong to the log.
+const MISMATCH_PAUSE: Duration = Duration::from_secs(5);
+
+/// How the projector is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProjectorStatus {
+    /// Whether it holds the lease.
+    pub active: bool,
+    /// Whether it is held up: the database fails, or the history is ahead of the log.
+    pub stalled: bool,
+    /// The checkpoint that it committed last; 0 before its first commit.
+    pub checkpoint: u64,
+}
+
+/// The projector role. See the crate's documentation.
+pub struct Projector {
+    config: ProjectorConfig,
+    log: Log,
+    store: Store,
+    clock: Clock,
+    status: watch::Sender<ProjectorStatus>,
+}
+
+/// What follows when one reading of the log ends.
+enum Next {
+    /// Stand down: the lease is lost, or a shutdown began.
+    StandDown,
+    /// Read the checkpoint and go on from there.
+    Restart,
+}
+
+impl Projector {
+    /// Puts the parts together. Nothing runs until [`Projector::run`].
+    pub fn build(config: ProjectorConfig, log: Log, store: Store, clock: Clock) -> Self {
+        Self {
+            config,
+            log,
+            store,
+            clock,
+            status: watch::Sender::default(),
+        }
+    }
+
+    /// How it is doing, for readiness.
+    pub fn status(&self) -> watch::Receiver<ProjectorStatus> {
+        self.status.subscribe()
+    }
+
+    /// Projects, or stands by, until `soft` is cancelled; the transaction in progress then ends first, unless `hard` is
+    /// cancelled too. Errors are retried for ever.
+    pub async fn run(self, soft: CancellationToken, hard: CancellationToken) {
+        while !soft.is_cancelled() {
+            let acquired = Leadership::acquire(&self.log, &self.config.id, &soft);
+            let Some(leadership) = soft.run_until_cancelled(acquired).await else {
+                break;
+            };
+            self.report(|status| status.active = true);
+            ::metrics::gauge!(metrics::ACTIVE).set(1.0);
+            let stand_down = leadership.stand_down().clone();
+            let leading = async {
+                tokio::select! {
+                    () = self.lead(&stand_down) => {}
+                    () = self.measure_lag() => {}
+                }
+            };
+            hard.run_until_cancelled(leading).await;
+            self.report(|status| {
+                *status = ProjectorStatus {
+                    active: false,
+                    stalled: false,
+                    ..*status
+                }
+            });
+            ::metrics::gauge!(metrics::ACTIVE).set(0.0);
+            leadership.release().await;
+        }
+    }
+
+    async fn lead(&self, stand_down: &CancellationToken) {
+        let mut backoff = Backoff::new(self.config.max_backoff);
+        while !stand_down.is_cancelled() {
+            let Some(checkpoint) = stand_down
+                .run_until_cancelled(self.starting_point(&mut backoff))
+                .await
+            else {
+                return;
+            };
+            match self.follow(checkpoint, stand_down).await {
+                Next::StandDown => return,
+                Next::Restart => {}
+            }
+        }
+    }
+
+    /// The checkpoint, once it can be read and fits the log.
+    async fn starting_point(&self, backoff: &mut Backoff) -> u64 {
+        loop {
+            let checkpoint = match self.store.checkpoint().await {
+                Ok(checkpoint) => checkpoint,
+                Err(error) => {
+                    self.stall(&error, "cannot read the history's checkpoint; trying again");
+                    backoff.pause().await;
+                    continue;
+                }
+            };
+            let (first, last) = match self.log.bounds().await {
+                Ok(bounds) => bounds,
+                Err(error) => {
+                    warn!(%error, "cannot read the log's bounds; trying again");
+                    backoff.pause().await;
+                    continue;
+                }
+            };
+            if checkpoint > last {
+                self.report(|status| status.stalled = true);
+                error!(
+                    checkpoint,
+                    last,
+                    "the history is ahead of the log, so they do not belong together; correct the configuration, or \
+                     run `cuitty-webhooks projection rebuild`"
+                );
+                tokio::time::sleep(MISMATCH_PAUSE).await;
+                continue;
+            }
+            if first > checkpoint + 1 {
+                warn!(
+                    from = checkpoint + 1,
+                    to = first - 1,
+                    "the log no longer holds these events; what they said is missing from the history"
+                );
+            }
+            info!(checkpoint, last, "projecting from the checkpoint on");
+            self.report(|status| {
+                *status = ProjectorStatus {
+                    checkpoint,
+                    stalled: false,
+                    ..*status
+                }
+            });
+            return checkpoint;
+        }
+    }
+
+    /// Commits batch after batch until something is wrong.
+    async fn follow(&self, mut checkpoint: u64, stand_down: &CancellationToken) -> Next {
+        let mut feed = Feed::start(&self.log, checkpoint, &self.config);
+        loop {
+            let batch = tokio::select! {
+                biased;
+                () = stand_down.cancelled() => return Next::StandDown,
+                batch = feed.next() => batch,
+                () = tokio::time::sleep(IDLE_CHECK) => {
+                    match self.store.checkpoint().await {
+                        Ok(actual) if actual != checkpoint => return Next::Restart,
+                        _ => continue,
+                    }
+                }
+            };
+            let Some(batch) = batch else { return Next::Restart };
+            let span = info_span!(
+                "project.apply",
+                log.seq = batch.rows.checkpoint,
+                events = batch.count
+            );
+            match self.commit(&batch, stand_down).instrument(span).await {
+                None => checkpoint = batch.rows.checkpoint,
+                Some(next) => return next,
+            }
+        }
+    }
+
+    /// Commits one batch, however long the database is away. `None` once that is done.
+    async fn commit(&self, batch: &Batch, stand_down: &CancellationToken) -> Option<Next> {
+        let mut backoff = Backoff::new(self.config.max_backoff);
+        loop {
+            let started = Instant::now();
+            match fold::apply(&self.store, batch).await {
+                Ok(()) => {
+                    self.record(batch, started);
+                    return None;
+                }
+                Err(HistoryError::CheckpointMoved { expected, actual }) => {
+                    warn!(
+                        expected,
+                        actual, "the checkpoint has moved; going on from where it is"
+                    );
+                    return Some(Next::Restart);
+                }
+                Err(error) => {
+                    self.stall(&error, "cannot write the history; trying again");
+                    if stand_down.run_until_cancelled(backoff.pause()).await.is_none() {
+                        return Some(Next::StandDown);
+                    }
+                }
+            }
+        }
+    }
+
+    fn record(&self, batch: &Batch, started: Instant) {
+        self.report(|status| {
+            *status = ProjectorStatus {
+                checkpoint: batch.rows.checkpoint,
+                stalled: false,
+                ..*status
+            }
+        });
+        ::metrics::counter!(metrics::EVENTS).increment(batch.count as u64);
+        ::metrics::histogram!(metrics::BATCH).record(batch.count as f64);
+        ::metrics::histogram!(metrics::COMMIT).record(started.elapsed());
+        if let Some(delay) = batch
+            .oldest
+            .and_then(|oldest| ((self.clock)() - oldest).to_std().ok())
+        {
+            ::metrics::histogram!(metrics::DELAY).record(delay);
+        }
+    }
+
+    async fn measure_lag(&self) {
+        loop {
+            if let Ok((_, last)) = self.log.bounds().await {
+                let lag = last.saturating_sub(self.status.borrow().checkpoint);
+                ::metrics::gauge!(metrics::LAG).set(lag as f64);
+            }
+            tokio::time::sleep(LAG_INTERVAL).await;
+        }
+    }
+
+    fn stall(&self, error: &HistoryError, message: &'static str) {
+        self.report(|status| status.stalled = true);
+        ::metrics::counter!(metrics::RETRIES).increment(1);
+        warn!(%error, message);
+    }
+
+    fn report(&self, change: impl FnOnce(&mut ProjectorStatus)) {
+        self.status.send_if_modified(|status| {
+            let before = *status;
+            change(status);
+            *status != before
+        });
+    }
+}

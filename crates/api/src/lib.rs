@@ -1,1 +1,105 @@
-//! The doors of Cuitty Webhooks: gRPC and REST over one App.
+//! The doors of Cuitty Webhooks: gRPC and REST on one listener, over one [`App`].
+//!
+//! A door turns a call into a command or a question of [`App`] and the answer back; it decides nothing. What is accepted is
+//! appended to the log before it is answered; what is read comes from the endpoint directory or the delivery history.
+//!
+//! Start at [`Api`].
+
+mod app;
+mod auth;
+mod config;
+mod error;
+mod grpc;
+pub mod metrics;
+mod rest;
+mod serve;
+#[cfg(test)]
+mod testing;
+mod trace_context;
+
+use std::sync::Arc;
+
+use cuitty_webhooks_domain::Clock;
+use cuitty_webhooks_domain::egress::EgressPolicy;
+use cuitty_webhooks_domain::seal::KeyRing;
+use cuitty_webhooks_history::Store;
+use cuitty_webhooks_log::Log;
+use cuitty_webhooks_log::directory::Directory;
+use rand::rngs::StdRng;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use crate::app::{App, ServiceStatus};
+pub use crate::auth::{AdminKey, InvalidAdminKey};
+pub use crate::config::ApiConfig;
+pub use crate::rest::openapi;
+
+/// Why the API could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// No admin key is configured, so nobody could call.
+    #[error("admin_key is not set: without it no call would be let in")]
+    NoAdminKey,
+    /// The system's resolver configuration cannot be used.
+    #[error("resolver: {0}; set nameservers, or repair /etc/resolv.conf")]
+    Resolver(String),
+    /// The descriptors of the gRPC services cannot be served.
+    #[error("gRPC reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// The API role: every door over one [`App`].
+#[derive(Debug)]
+pub struct Api {
+    config: ApiConfig,
+    app: Arc<App>,
+}
+
+impl Api {
+    /// Puts the parts together. Nothing is opened and nothing runs until [`Api::run`].
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of the role, each made by the binary"
+    )]
+    pub fn build(
+        config: ApiConfig,
+        log: Log,
+        directory: Directory,
+        store: Store,
+        key_ring: KeyRing,
+        policy: EgressPolicy,
+        clock: Clock,
+        rng: StdRng,
+    ) -> Result<Self, ApiError> {
+        let app = App::new(&config, log, directory, store, key_ring, policy, clock, rng)?;
+        Ok(Self {
+            config,
+            app: Arc::new(app),
+        })
+    }
+
+    /// What the doors stand before; the MCP door and the console join here.
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// Serves `listener` until `soft` is cancelled, then lets the calls in progress end. What has not ended when `hard`
+    /// is cancelled is cut off.
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        soft: CancellationToken,
+        hard: CancellationToken,
+    ) -> Result<(), ApiError> {
+        let (grpc, health) = grpc::routes(&self.app)?;
+        let router = serve::router(&self.config, grpc.merge(rest::routes(Arc::clone(&self.app))));
+        let reporter = grpc::report_health(health, Arc::clone(&self.app), soft.clone());
+        let end_watches = async {
+            soft.cancelled().await;
+            self.app.stop_watching();
+        };
+        let serving = serve::run(&self.config, listener, router, soft.clone(), hard);
+        tokio::join!(serving, reporter, end_watches);
+        Ok(())
+    }
+}

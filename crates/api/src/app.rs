@@ -1,0 +1,163 @@
+//! What every door stands before: commands and questions, with their checks, in one place.
+
+mod deliver;
+mod deliveries;
+mod endpoints;
+mod host;
+mod input;
+mod status;
+mod watch;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chrono::{DateTime, SubsecRound, Utc};
+use cuitty_webhooks_domain::Clock;
+use cuitty_webhooks_domain::egress::EgressPolicy;
+use cuitty_webhooks_domain::ids::EndpointId;
+use cuitty_webhooks_domain::names::ProjectId;
+use cuitty_webhooks_domain::rejection::{Rejection, Resource};
+use cuitty_webhooks_domain::seal::KeyRing;
+use cuitty_webhooks_history::Store;
+use cuitty_webhooks_log::directory::{Directory, Entry};
+use cuitty_webhooks_log::{Idempotency, Log};
+use rand::rngs::StdRng;
+use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::Instant;
+
+pub(crate) use self::deliver::{Accepted, NewMessage};
+pub(crate) use self::deliveries::DeliveryQuery;
+pub(crate) use self::endpoints::{EndpointUpdate, NewEndpoint, Rotation};
+use self::host::HostCheck;
+pub(crate) use self::input::PageInput;
+pub use self::status::ServiceStatus;
+use self::status::StatusCache;
+use self::watch::WatchHub;
+pub(crate) use self::watch::Watched;
+use crate::auth::{Caller, Keys};
+use crate::config::ApiConfig;
+use crate::error::AppError;
+use crate::{ApiError, metrics as names};
+
+/// Every command and question of the API.
+pub struct App {
+    pub(crate) keys: Keys,
+    log: Log,
+    directory: Directory,
+    store: Store,
+    key_ring: KeyRing,
+    policy: EgressPolicy,
+    clock: Clock,
+    rng: Mutex<StdRng>,
+    host_check: HostCheck,
+    accepts: Semaphore,
+    /// Opened when the first key comes in.
+    idempotency: OnceCell<Idempotency>,
+    read_wait: std::time::Duration,
+    watches: WatchHub,
+    status: StatusCache,
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").finish_non_exhaustive()
+    }
+}
+
+impl App {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of the role, each made by the binary"
+    )]
+    pub(crate) fn new(
+        config: &ApiConfig,
+        log: Log,
+        directory: Directory,
+        store: Store,
+        key_ring: KeyRing,
+        policy: EgressPolicy,
+        clock: Clock,
+        rng: StdRng,
+    ) -> Result<Self, ApiError> {
+        let admin_key = config.admin_key.clone().ok_or(ApiError::NoAdminKey)?;
+        Ok(Self {
+            keys: Keys::new(admin_key),
+            host_check: HostCheck::new(policy.clone(), &config.nameservers, config.resolve_timeout)?,
+            watches: WatchHub::new(log.clone(), config.max_watchers, config.watch_buffer),
+            log,
+            directory,
+            store,
+            key_ring,
+            policy,
+            clock,
+            rng: Mutex::new(rng),
+            accepts: Semaphore::new(config.max_concurrent_accepts),
+            idempotency: OnceCell::new(),
+            read_wait: config.read_wait,
+            status: StatusCache::default(),
+        })
+    }
+
+    /// The time to the microsecond, which is what is stored: an answer and a later read tell the same.
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        (self.clock)().trunc_subsecs(6)
+    }
+
+    fn with_rng<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
+        draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The endpoint, unless it is deleted or none of the caller's business.
+    fn endpoint(&self, caller: &Caller, id: EndpointId) -> Result<Arc<Entry>, AppError> {
+        self.directory
+            .get(id)
+            .filter(|entry| entry.endpoint.deleted_at.is_none() && caller.sees(&entry.endpoint.project_id))
+            .ok_or_else(|| unknown_endpoint(id))
+    }
+
+    /// Ends every stream of delivery events, so that their connections can end.
+    pub(crate) fn stop_watching(&self) {
+        self.watches.stop();
+    }
+}
+
+fn unknown_project(project: &ProjectId) -> AppError {
+    Rejection::NotFound {
+        resource: Resource::Project,
+        id: project.to_string(),
+    }
+    .into()
+}
+
+fn unknown_endpoint(id: EndpointId) -> AppError {
+    Rejection::NotFound {
+        resource: Resource::Endpoint,
+        id: id.to_string(),
+    }
+    .into()
+}
+
+/// Counts and times a call, and logs what nobody can do anything about.
+async fn observed<T>(
+    operation: &'static str,
+    call: impl Future<Output = Result<T, AppError>>,
+) -> Result<T, AppError> {
+    let started = Instant::now();
+    let result = call.await;
+    let code = result.as_ref().map_or_else(AppError::code, |_| "ok");
+    metrics::counter!(names::CALLS, "operation" => operation, "code" => code).increment(1);
+    metrics::histogram!(names::CALL_SECONDS, "operation" => operation).record(started.elapsed());
+    match &result {
+        Ok(_) => {}
+        Err(AppError::Internal(source)) => tracing::error!(operation, error = %source, "call failed"),
+        Err(AppError::LogUnavailable(source)) => {
+            tracing::warn!(operation, error = %source, "log unavailable");
+        }
+        Err(AppError::HistoryUnavailable(source)) => {
+            tracing::warn!(operation, error = %source, "history unavailable");
+        }
+        Err(error) => tracing::debug!(operation, code, %error, "call refused"),
+    }
+    result
+}

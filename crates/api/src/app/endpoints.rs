@@ -1,0 +1,431 @@
+//! Endpoints: commands decided against the directory's state and appended with the sequence that they were decided on.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, Utc};
+use cuitty_webhooks_domain::egress::EgressPolicy;
+use cuitty_webhooks_domain::endpoint::{
+    self, DisabledReason, Endpoint, EndpointCommand, EndpointDraft, Secret,
+};
+use cuitty_webhooks_domain::ids::{EndpointId, SecretId};
+use cuitty_webhooks_domain::limits;
+use cuitty_webhooks_domain::rejection::Rejection;
+use cuitty_webhooks_domain::signing::SigningSecret;
+use cuitty_webhooks_log::LogError;
+use cuitty_webhooks_log::directory::Entry;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::input::{PageInput, Violations};
+use super::{App, observed, unknown_project};
+use crate::auth::{Caller, Scope};
+use crate::error::AppError;
+
+/// How often a change is decided anew when somebody else was faster.
+const DECISIONS: usize = 16;
+/// How long the directory may take to learn of a write that was faster, or of our own.
+const DIRECTORY_WAIT: Duration = Duration::from_secs(2);
+
+/// An endpoint as a caller wants it.
+#[derive(Debug, Default)]
+pub(crate) struct NewEndpoint {
+    /// May be empty with a key that is bound to a project.
+    pub(crate) project_id: String,
+    pub(crate) draft: EndpointDraft,
+    /// A secret to import; empty makes one.
+    pub(crate) signing_secret: String,
+}
+
+/// What shall change about an endpoint.
+#[derive(Debug, Default)]
+pub(crate) struct EndpointUpdate {
+    /// Holds the new values of `fields`.
+    pub(crate) draft: EndpointDraft,
+    /// New value of `active`, if that is in `fields`.
+    pub(crate) active: bool,
+    /// Names of the fields to change.
+    pub(crate) fields: Vec<String>,
+    /// Refuse unless the endpoint is still at this revision.
+    pub(crate) expected_revision: Option<u64>,
+}
+
+/// How a secret shall be rotated.
+#[derive(Debug, Default)]
+pub(crate) struct Rotation {
+    /// How long the previous secret keeps signing; `None` means 24 h.
+    pub(crate) overlap_seconds: Option<u32>,
+    /// A secret to import; empty makes one.
+    pub(crate) signing_secret: String,
+}
+
+/// A new endpoint. The secret is shown here and never again.
+pub(crate) struct Created {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) signing_secret: SigningSecret,
+    pub(crate) log_sequence: u64,
+}
+
+/// A new secret. It is shown here and never again.
+pub(crate) struct Rotated {
+    pub(crate) signing_secret: SigningSecret,
+    pub(crate) secret_id: SecretId,
+    pub(crate) previous_expires_at: DateTime<Utc>,
+}
+
+impl App {
+    /// Creates an endpoint with its first secret.
+    #[tracing::instrument(name = "api.create_endpoint", skip_all)]
+    pub(crate) async fn create_endpoint(
+        &self,
+        caller: &Caller,
+        new: NewEndpoint,
+    ) -> Result<Created, AppError> {
+        observed("create_endpoint", async {
+            caller.require(Scope::Manage)?;
+            let mut violations = Violations::default();
+            let project_id = violations.project(caller, &new.project_id);
+            let settings = violations.absorb(new.draft.validate(&self.policy))?;
+            let signing_secret = self.signing_secret(&new.signing_secret, &mut violations);
+            let read = project_id.zip(settings).zip(signing_secret);
+            let ((project_id, settings), signing_secret) = violations.finish(read)?;
+            caller.require_project(&project_id)?;
+            self.host_check.vet(&settings.url).await?;
+
+            let now = self.now();
+            let id = self.with_rng(|rng| EndpointId::new(now, rng));
+            let secret = self.seal(id, &signing_secret);
+            let (change, endpoint) = endpoint::create(id, project_id, settings, secret, now);
+            let log_sequence = self
+                .log
+                .append_endpoint(&change, &endpoint, &caller.actor, 0)
+                .await?;
+            self.directory.wait_for(log_sequence, DIRECTORY_WAIT).await;
+            tracing::info!(endpoint.id = %id, log.seq = log_sequence, "endpoint created");
+            Ok(Created {
+                endpoint,
+                signing_secret,
+                log_sequence,
+            })
+        })
+        .await
+    }
+
+    /// One endpoint.
+    #[tracing::instrument(name = "api.get_endpoint", skip_all, fields(endpoint.id = %id))]
+    pub(crate) async fn get_endpoint(&self, caller: &Caller, id: EndpointId) -> Result<Arc<Entry>, AppError> {
+        observed("get_endpoint", async {
+            caller.require(Scope::Read)?;
+            self.endpoint(caller, id)
+        })
+        .await
+    }
+
+    /// A page of a project's endpoints, newest first, and where the next page begins.
+    #[tracing::instrument(name = "api.list_endpoints", skip_all)]
+    pub(crate) async fn list_endpoints(
+        &self,
+        caller: &Caller,
+        project_id: &str,
+        page: &PageInput,
+    ) -> Result<(Vec<Arc<Entry>>, Option<String>), AppError> {
+        observed("list_endpoints", async {
+            caller.require(Scope::Read)?;
+            let mut violations = Violations::default();
+            let project_id = violations.project(caller, project_id);
+            let limit = page.limit(&mut violations) as usize;
+            let cursor = violations.parse_some::<EndpointCursor>("cursor", &page.cursor);
+            let project_id = violations.finish(project_id)?;
+            caller.require_project(&project_id)?;
+            let entries = self
+                .directory
+                .project(&project_id)
+                .ok_or_else(|| unknown_project(&project_id))?;
+            Ok(page_of(entries, cursor, limit))
+        })
+        .await
+    }
+
+    /// Changes the fields named in the update. Everything is checked before anything is written.
+    #[tracing::instrument(name = "api.update_endpoint", skip_all, fields(endpoint.id = %id))]
+    pub(crate) async fn update_endpoint(
+        &self,
+        caller: &Caller,
+        id: EndpointId,
+        update: EndpointUpdate,
+    ) -> Result<Endpoint, AppError> {
+        observed("update_endpoint", async {
+            caller.require(Scope::Manage)?;
+            check_fields(&update.fields)?;
+            let current = self.endpoint(caller, id)?;
+            if update.names("url") {
+                let settings = update.apply(&current.endpoint).validate(&self.policy)?;
+                self.host_check.vet(&settings.url).await?;
+            }
+            self.change(caller, id, |endpoint| update.commands(endpoint, &self.policy))
+                .await
+        })
+        .await
+    }
+
+    /// Deletes an endpoint: it takes no new deliveries, those accepted before are still made.
+    #[tracing::instrument(name = "api.delete_endpoint", skip_all, fields(endpoint.id = %id))]
+    pub(crate) async fn delete_endpoint(&self, caller: &Caller, id: EndpointId) -> Result<(), AppError> {
+        observed("delete_endpoint", async {
+            caller.require(Scope::Manage)?;
+            self.change(caller, id, |_| Ok(vec![EndpointCommand::Delete]))
+                .await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Makes a new secret current; the previous one keeps signing until the overlap ends.
+    #[tracing::instrument(name = "api.rotate_secret", skip_all, fields(endpoint.id = %id))]
+    pub(crate) async fn rotate_secret(
+        &self,
+        caller: &Caller,
+        id: EndpointId,
+        rotation: Rotation,
+    ) -> Result<Rotated, AppError> {
+        observed("rotate_secret", async {
+            caller.require(Scope::Manage)?;
+            let mut violations = Violations::default();
+            let signing_secret = self.signing_secret(&rotation.signing_secret, &mut violations);
+            let overlap = rotation
+                .overlap_seconds
+                .unwrap_or(limits::DEFAULT_OVERLAP_SECONDS);
+            if overlap > limits::OVERLAP_SECONDS {
+                violations.add(
+                    "overlap_seconds",
+                    format!("must be 0 to {}", limits::OVERLAP_SECONDS),
+                );
+            }
+            let signing_secret = violations.finish(signing_secret)?;
+            self.endpoint(caller, id)?;
+            let secret = self.seal(id, &signing_secret);
+            let secret_id = secret.id;
+            let overlap = Duration::from_secs(overlap.into());
+            let rotate = |_: &Endpoint| {
+                Ok(vec![EndpointCommand::RotateSecret {
+                    secret: secret.clone(),
+                    overlap,
+                }])
+            };
+            let endpoint = self.change(caller, id, rotate).await?;
+            // The change was made at the endpoint's new `updated_at`.
+            let previous_expires_at = endpoint.updated_at + overlap;
+            Ok(Rotated {
+                signing_secret,
+                secret_id,
+                previous_expires_at,
+            })
+        })
+        .await
+    }
+
+    /// Decides commands against the endpoint's state and appends what they change, provided that nobody else has changed
+    /// the endpoint meanwhile; if so, decides anew on the newer state.
+    async fn change(
+        &self,
+        caller: &Caller,
+        id: EndpointId,
+        commands: impl Fn(&Endpoint) -> Result<Vec<EndpointCommand>, AppError>,
+    ) -> Result<Endpoint, AppError> {
+        'decide: for _ in 0..DECISIONS {
+            let entry = self.endpoint(caller, id)?;
+            let (mut endpoint, mut sequence) = (entry.endpoint.clone(), entry.sequence);
+            for command in commands(&endpoint)? {
+                let now = self.now();
+                let Some(change) = endpoint::decide(&endpoint, command, now)? else {
+                    continue;
+                };
+                endpoint = endpoint::evolve(endpoint, &change, now);
+                sequence = match self
+                    .log
+                    .append_endpoint(&change, &endpoint, &caller.actor, sequence)
+                    .await
+                {
+                    Ok(sequence) => sequence,
+                    Err(LogError::Conflict { .. }) => {
+                        self.await_change(id, sequence).await;
+                        continue 'decide;
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                tracing::info!(
+                    log.seq = sequence,
+                    endpoint.revision = endpoint.revision,
+                    "endpoint changed"
+                );
+            }
+            self.directory.wait_for(sequence, DIRECTORY_WAIT).await;
+            return Ok(endpoint);
+        }
+        Err(AppError::Contended(id.to_string()))
+    }
+
+    /// Returns when the directory's state of the endpoint is newer than `sequence`, or after a while.
+    async fn await_change(&self, id: EndpointId, sequence: u64) {
+        let mut changes = self.directory.changes();
+        let newer = async {
+            while self
+                .directory
+                .get(id)
+                .is_none_or(|entry| entry.sequence <= sequence)
+            {
+                if matches!(changes.recv().await, Err(RecvError::Closed)) {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(DIRECTORY_WAIT, newer).await;
+    }
+
+    /// The secret given, or a new one.
+    fn signing_secret(&self, given: &str, violations: &mut Violations) -> Option<SigningSecret> {
+        if given.is_empty() {
+            return Some(self.with_rng(SigningSecret::generate));
+        }
+        SigningSecret::parse(given)
+            .map_err(|error| violations.add("signing_secret", error.to_string()))
+            .ok()
+    }
+
+    fn seal(&self, endpoint_id: EndpointId, secret: &SigningSecret) -> Secret {
+        let created_at = self.now();
+        self.with_rng(|rng| {
+            let id = SecretId::new(created_at, rng);
+            let sealed = self.key_ring.seal(secret, endpoint_id, id, rng);
+            Secret {
+                id,
+                sealed,
+                created_at,
+                expires_at: None,
+            }
+        })
+    }
+}
+
+/// Refuses names of fields that cannot be changed.
+fn check_fields(fields: &[String]) -> Result<(), Rejection> {
+    let mut violations = Violations::default();
+    if fields.is_empty() {
+        violations.add("update_mask", "must name at least one field");
+    }
+    for field in fields {
+        if field != "active" && !endpoint::SETTING_FIELDS.contains(&field.as_str()) {
+            let known = endpoint::SETTING_FIELDS.join(", ");
+            let text = format!(
+                "has `{}`; what can be changed is active, {known}",
+                field.escape_default()
+            );
+            violations.add("update_mask", text);
+        }
+    }
+    violations.finish(Some(()))
+}
+
+impl EndpointUpdate {
+    fn names(&self, field: &str) -> bool {
+        self.fields.iter().any(|named| named == field)
+    }
+
+    /// The settings of `endpoint` with the named fields replaced, unchecked.
+    fn apply(&self, endpoint: &Endpoint) -> EndpointDraft {
+        let mut draft = EndpointDraft::from(&endpoint.settings);
+        let new = self.draft.clone();
+        for field in &self.fields {
+            match field.as_str() {
+                "url" => draft.url.clone_from(&new.url),
+                "event_types" => draft.event_types.clone_from(&new.event_types),
+                "description" => draft.description.clone_from(&new.description),
+                "headers" => draft.headers.clone_from(&new.headers),
+                "signature_header" => draft.signature_header.clone_from(&new.signature_header),
+                "timeout_ms" => draft.timeout_ms = new.timeout_ms,
+                "max_in_flight" => draft.max_in_flight = new.max_in_flight,
+                "rate_limit_per_second" => draft.rate_limit_per_second = new.rate_limit_per_second,
+                "ordered" => draft.ordered = new.ordered,
+                "retry_schedule_seconds" => draft
+                    .retry_schedule_seconds
+                    .clone_from(&new.retry_schedule_seconds),
+                "envelope" => draft.envelope = new.envelope,
+                _ => {}
+            }
+        }
+        draft
+    }
+
+    /// What to do about `endpoint`. The settings come first, with the check of the revision, even when they stay.
+    fn commands(&self, endpoint: &Endpoint, policy: &EgressPolicy) -> Result<Vec<EndpointCommand>, AppError> {
+        let settings = if self.fields.iter().any(|field| field != "active") {
+            self.apply(endpoint).validate(policy)?
+        } else {
+            endpoint.settings.clone()
+        };
+        let settings = Box::new(settings);
+        let mut commands = vec![EndpointCommand::Update {
+            settings,
+            expected_revision: self.expected_revision,
+        }];
+        if self.names("active") {
+            commands.push(if self.active {
+                EndpointCommand::Enable
+            } else {
+                EndpointCommand::Disable(DisabledReason::Manual)
+            });
+        }
+        Ok(commands)
+    }
+}
+
+/// Up to `limit` entries that are older than the cursor, newest first: ids sort by time of creation.
+fn page_of(
+    mut entries: Vec<Arc<Entry>>,
+    cursor: Option<EndpointCursor>,
+    limit: usize,
+) -> (Vec<Arc<Entry>>, Option<String>) {
+    entries.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.endpoint.id));
+    let start = cursor.map_or(0, |cursor| {
+        entries.partition_point(|entry| entry.endpoint.id >= cursor.0)
+    });
+    let mut page = entries.split_off(start);
+    let more = page.len() > limit;
+    page.truncate(limit);
+    let next = page
+        .last()
+        .filter(|_| more)
+        .map(|last| EndpointCursor(last.endpoint.id).to_string());
+    (page, next)
+}
+
+/// The last endpoint of a page. As text it is opaque to clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct EndpointCursor(EndpointId);
+
+/// A text is not a cursor that was given out here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be a cursor of an earlier page")]
+struct InvalidCursor;
+
+impl fmt::Display for EndpointCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(self.0.to_string()))
+    }
+}
+
+impl FromStr for EndpointCursor {
+    type Err = InvalidCursor;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCursor> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| InvalidCursor)?;
+        let id = std::str::from_utf8(&bytes).map_err(|_| InvalidCursor)?;
+        id.parse().map(Self).map_err(|_| InvalidCursor)
+    }
+}
+
+#[cfg(test)]
+mod tests;

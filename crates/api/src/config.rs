@@ -1,0 +1,66 @@
+//! What can be configured of the API role.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::auth::AdminKey;
+
+/// Settings of the API role. Every field has a default but `admin_key`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApiConfig {
+    /// The bootstrap admin key: 16 to 256 visible ASCII characters. Only its SHA-256 is kept.
+    pub admin_key: Option<AdminKey>,
+    /// Connections served at the same time; more wait in the listener's backlog.
+    pub max_connections: usize,
+    /// HTTP/2 streams that one connection may have open at the same time.
+    pub max_streams_per_connection: u32,
+    /// Messages being accepted at the same time; more are refused with 503 and a retry hint.
+    pub max_concurrent_accepts: usize,
+    /// `WatchDeliveries` streams at the same time.
+    pub max_watchers: usize,
+    /// Delivery events kept for watchers; one that falls behind by more is cut off.
+    pub watch_buffer: usize,
+    /// From a connection's first byte, or the end of its last call, until a whole request head is there.
+    #[serde(with = "humantime_serde")]
+    pub header_read_timeout: Duration,
+    /// From a request's head until its answer's head; long streams count until their first message.
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    /// How often an idle HTTP/2 connection is pinged.
+    #[serde(with = "humantime_serde")]
+    pub keepalive_interval: Duration,
+    /// How long the answer to such a ping may take.
+    #[serde(with = "humantime_serde")]
+    pub keepalive_timeout: Duration,
+    /// How long a read waits until its history has passed `min_log_sequence`.
+    #[serde(with = "humantime_serde")]
+    pub read_wait: Duration,
+    /// How long the name of an endpoint's host may take to resolve when the endpoint is created or changed.
+    #[serde(with = "humantime_serde")]
+    pub resolve_timeout: Duration,
+    /// DNS servers to ask, on port 53; empty means the system's.
+    pub nameservers: Vec<IpAddr>,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            admin_key: None,
+            max_connections: 4096,
+            max_streams_per_connection: 1024,
+            max_concurrent_accepts: 4096,
+            max_watchers: 64,
+            watch_buffer: 4096,
+            header_read_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(10),
+            read_wait: Duration::from_secs(5),
+            resolve_timeout: Duration::from_secs(2),
+            nameservers: Vec::new(),
+        }
+    }
+}

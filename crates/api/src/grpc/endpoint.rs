@@ -1,0 +1,122 @@
+//! `EndpointService`.
+
+use cuitty_webhooks_proto::v1;
+use cuitty_webhooks_proto::v1::endpoint_service_server::EndpointService;
+use tonic::{Request, Response, Status};
+
+use super::{Door, caller_of, convert};
+use crate::app::{EndpointUpdate, NewEndpoint, Rotation};
+use crate::error::AppError;
+
+#[tonic::async_trait]
+impl EndpointService for Door {
+    async fn create_endpoint(
+        &self,
+        request: Request<v1::CreateEndpointRequest>,
+    ) -> Result<Response<v1::CreateEndpointResponse>, Status> {
+        let caller = caller_of(&request)?;
+        let mut request = request.into_inner();
+        let new = NewEndpoint {
+            project_id: std::mem::take(&mut request.project_id),
+            signing_secret: std::mem::take(&mut request.signing_secret),
+            draft: convert::new_draft(request).map_err(AppError::from)?,
+        };
+        let created = self.app.create_endpoint(&caller, new).await?;
+        Ok(Response::new(v1::CreateEndpointResponse {
+            endpoint: Some(convert::endpoint(&created.endpoint, self.app.now())),
+            signing_secret: created.signing_secret.expose().to_string(),
+            log_sequence: created.log_sequence,
+        }))
+    }
+
+    async fn get_endpoint(
+        &self,
+        request: Request<v1::GetEndpointRequest>,
+    ) -> Result<Response<v1::Endpoint>, Status> {
+        let caller = caller_of(&request)?;
+        let id = convert::id("endpoint_id", &request.get_ref().endpoint_id).map_err(AppError::from)?;
+        let entry = self.app.get_endpoint(&caller, id).await?;
+        Ok(Response::new(convert::endpoint(&entry.endpoint, self.app.now())))
+    }
+
+    async fn list_endpoints(
+        &self,
+        request: Request<v1::ListEndpointsRequest>,
+    ) -> Result<Response<v1::ListEndpointsResponse>, Status> {
+        let caller = caller_of(&request)?;
+        let request = request.into_inner();
+        let page = convert::page(request.page);
+        let (entries, next) = self
+            .app
+            .list_endpoints(&caller, &request.project_id, &page)
+            .await?;
+        let now = self.app.now();
+        Ok(Response::new(v1::ListEndpointsResponse {
+            endpoints: entries
+                .iter()
+                .map(|entry| convert::endpoint(&entry.endpoint, now))
+                .collect(),
+            next_cursor: next.unwrap_or_default(),
+        }))
+    }
+
+    async fn update_endpoint(
+        &self,
+        request: Request<v1::UpdateEndpointRequest>,
+    ) -> Result<Response<v1::Endpoint>, Status> {
+        let caller = caller_of(&request)?;
+        let request = request.into_inner();
+        let new = request.endpoint.unwrap_or_default();
+        let id = convert::id("endpoint.id", &new.id).map_err(AppError::from)?;
+        let update = EndpointUpdate {
+            active: new.active,
+            draft: convert::update_draft(new),
+            fields: request.update_mask.unwrap_or_default().paths,
+            expected_revision: Some(request.expected_revision).filter(|&revision| revision > 0),
+        };
+        let endpoint = self.app.update_endpoint(&caller, id, update).await?;
+        Ok(Response::new(convert::endpoint(&endpoint, self.app.now())))
+    }
+
+    async fn delete_endpoint(
+        &self,
+        request: Request<v1::DeleteEndpointRequest>,
+    ) -> Result<Response<v1::DeleteEndpointResponse>, Status> {
+        let caller = caller_of(&request)?;
+        let id = convert::id("endpoint_id", &request.get_ref().endpoint_id).map_err(AppError::from)?;
+        self.app.delete_endpoint(&caller, id).await?;
+        Ok(Response::new(v1::DeleteEndpointResponse {}))
+    }
+
+    async fn rotate_secret(
+        &self,
+        request: Request<v1::RotateSecretRequest>,
+    ) -> Result<Response<v1::RotateSecretResponse>, Status> {
+        let caller = caller_of(&request)?;
+        let request = request.into_inner();
+        let id = convert::id("endpoint_id", &request.endpoint_id).map_err(AppError::from)?;
+        let rotation = Rotation {
+            overlap_seconds: request.overlap_seconds,
+            signing_secret: request.signing_secret,
+        };
+        let rotated = self.app.rotate_secret(&caller, id, rotation).await?;
+        Ok(Response::new(v1::RotateSecretResponse {
+            signing_secret: rotated.signing_secret.expose().to_string(),
+            secret_id: rotated.secret_id.to_string(),
+            previous_expires_at: Some(convert::timestamp(rotated.previous_expires_at)),
+        }))
+    }
+
+    async fn send_test_event(
+        &self,
+        request: Request<v1::SendTestEventRequest>,
+    ) -> Result<Response<v1::SendTestEventResponse>, Status> {
+        let caller = caller_of(&request)?;
+        let request = request.into_inner();
+        let id = convert::id("endpoint_id", &request.endpoint_id).map_err(AppError::from)?;
+        let delivery = self.app.send_test_event(&caller, id, &request.event_type).await?;
+        Ok(Response::new(v1::SendTestEventResponse {
+            delivery: Some(convert::delivery(&delivery)),
+        }))
+    }
+}

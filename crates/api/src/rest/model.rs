@@ -1,0 +1,99 @@
+//! Bodies of REST answers, named as the module's documentation names them.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use cuitty_webhooks_domain::endpoint::{DisabledReason, Endpoint, Secret};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// An endpoint. Its secrets are told by id; their values are shown only when they are made.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Endpoint)]
+pub(super) struct EndpointBody {
+    #[schema(example = "ep_01h455vb4pex5vsknk084sn02q")]
+    id: String,
+    project_id: String,
+    /// `http`, `slack` or `nats`.
+    kind: &'static str,
+    url: String,
+    /// Exact names, `budget.*`, or `*`; empty means all.
+    event_types: Vec<String>,
+    description: String,
+    active: bool,
+    /// Why it is not active: `manual`, `gone` or `failing`.
+    disabled_reason: Option<&'static str>,
+    /// Added to every request.
+    headers: BTreeMap<String, String>,
+    /// Header for the plain hex HMAC-SHA256 of the body.
+    signature_header: Option<String>,
+    timeout_ms: u32,
+    max_in_flight: u32,
+    /// 0 means unlimited.
+    rate_limit_per_second: u32,
+    ordered: bool,
+    /// Delays before the 2nd, 3rd, … attempt; empty means the default schedule.
+    retry_schedule_seconds: Vec<u32>,
+    envelope: bool,
+    /// Those that still sign, newest first.
+    secrets: Vec<SecretBody>,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+    revision: u64,
+}
+
+/// A signing secret without its value.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Secret)]
+struct SecretBody {
+    id: String,
+    created_at: DateTime<Utc>,
+    /// When it stops signing; null for the current one.
+    expires_at: Option<DateTime<Utc>>,
+}
+
+impl EndpointBody {
+    /// The endpoint as it is shown at `now`.
+    pub(super) fn new(endpoint: &Endpoint, now: DateTime<Utc>) -> Self {
+        let settings = &endpoint.settings;
+        let secret = |secret: &Secret| SecretBody {
+            id: secret.id.to_string(),
+            created_at: secret.created_at,
+            expires_at: secret.expires_at,
+        };
+        Self {
+            id: endpoint.id.to_string(),
+            project_id: endpoint.project_id.to_string(),
+            kind: settings.kind.as_str(),
+            url: settings.url.clone(),
+            event_types: settings.event_types.iter().map(ToString::to_string).collect(),
+            description: settings.description.clone(),
+            active: endpoint.is_active(),
+            disabled_reason: endpoint.disabled_reason.map(DisabledReason::as_str),
+            headers: settings
+                .headers
+                .iter()
+                .map(|h| (h.name.clone(), h.value.clone()))
+                .collect(),
+            signature_header: settings.signature_header.clone(),
+            timeout_ms: settings.timeout.as_millis() as u32,
+            max_in_flight: settings.max_in_flight,
+            rate_limit_per_second: settings.rate_limit_per_second.unwrap_or_default(),
+            ordered: settings.ordered,
+            retry_schedule_seconds: settings.retry_schedule_seconds.clone(),
+            envelope: settings.envelope,
+            secrets: endpoint.live_secrets(now).map(secret).collect(),
+            created_at: endpoint.created_at,
+            updated_at: endpoint.updated_at,
+            revision: endpoint.revision,
+        }
+    }
+}
+
+/// A page of endpoints, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EndpointList {
+    pub(super) data: Vec<EndpointBody>,
+    /// Pass it as `cursor` for the next page; null on the last one.
+    pub(super) next_cursor: Option<String>,
+}

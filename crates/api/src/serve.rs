@@ -1,0 +1,203 @@
+//! The listener: gRPC and REST on one port, HTTP/1.1 and HTTP/2 without TLS, with bounds on everything.
+
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use http::HeaderValue;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+
+use crate::config::ApiConfig;
+use crate::error::{AppError, is_grpc};
+use crate::{grpc, metrics as names};
+
+/// What an HTTP/2 connection starts with (RFC 9113, section 3.4).
+const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Pause while a client has sent a part of the preface, and after the listener failed, as without free descriptors.
+const PAUSE: Duration = Duration::from_millis(50);
+/// What a peer may send on one HTTP/2 stream, and on all of a connection, before it must wait for us, in bytes.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// Largest head of a request, in bytes.
+const HEAD_BYTES: usize = 32 * 1024;
+
+/// All routes, with what holds for each of them.
+pub(crate) fn router(config: &ApiConfig, routes: Router) -> Router {
+    routes
+        .fallback(|request: Request| async move {
+            AppError::RouteNotFound.into_door_response(is_grpc(request.headers()))
+        })
+        .method_not_allowed_fallback(|| async { AppError::MethodNotAllowed })
+        .layer(from_fn_with_state(config.request_timeout, guard))
+}
+
+/// Bounds the time of a call, turns a panic into an error of that call alone, and puts what the layers below refuse as every
+/// error is put.
+async fn guard(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    let is_grpc = is_grpc(request.headers());
+    if !is_grpc && grpc::is_service_path(request.uri().path()) {
+        return AppError::UnsupportedMediaType("application/grpc").into_response();
+    }
+    match tokio::time::timeout(limit, AssertUnwindSafe(next.run(request)).catch_unwind()).await {
+        Ok(Ok(response)) if is_grpc && is_too_large(&response) => AppError::RequestTooLarge {
+            limit: grpc::MESSAGE_BYTES,
+        }
+        .into_door_response(true),
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => {
+            // The panic hook has told where and why.
+            tracing::error!("a call panicked");
+            AppError::internal("panic").into_door_response(is_grpc)
+        }
+        Err(_) => AppError::TimedOut.into_door_response(is_grpc),
+    }
+}
+
+/// Whether the decoder refused a message for its length: it says so with a code that nothing else here answers with.
+fn is_too_large(response: &Response) -> bool {
+    let out_of_range = HeaderValue::from_static("11");
+    response.headers().get(Status::GRPC_STATUS) == Some(&out_of_range)
+}
+
+/// Serves connections until `soft` is cancelled, then lets calls in progress end until `hard` is.
+pub(crate) async fn run(
+    config: &ApiConfig,
+    listener: TcpListener,
+    router: Router,
+    soft: CancellationToken,
+    hard: CancellationToken,
+) {
+    let slots = Arc::new(Semaphore::new(config.max_connections));
+    let graceful = GracefulShutdown::new();
+    let tasks = TaskTracker::new();
+    let builder = builder(config);
+    loop {
+        let accepted = tokio::select! {
+            () = soft.cancelled() => break,
+            accepted = accept(&listener, &slots) => accepted,
+        };
+        let (stream, permit) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let connection = Connection {
+            stream,
+            builder: builder.clone(),
+            router: router.clone(),
+            watcher: graceful.watcher(),
+            first_bytes_within: config.header_read_timeout,
+            _permit: permit,
+        };
+        tasks.spawn(connection.serve(soft.clone(), hard.clone()));
+    }
+    drop(listener);
+    tasks.close();
+    tokio::select! {
+        () = graceful.shutdown() => {}
+        () = hard.cancelled() => tracing::warn!(connections = tasks.len(), "cutting off calls in progress"),
+    }
+    tasks.wait().await;
+}
+
+fn builder(config: &ApiConfig) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.header_read_timeout)
+        .max_buf_size(HEAD_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(config.max_streams_per_connection)
+        .max_header_list_size(HEAD_BYTES as u32)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(config.keepalive_interval)
+        .keep_alive_timeout(config.keepalive_timeout);
+    builder
+}
+
+/// The next connection, once there is room for it.
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(slots)
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok((stream, permit))
+}
+
+struct Connection {
+    stream: TcpStream,
+    builder: auto::Builder<TokioExecutor>,
+    router: Router,
+    watcher: Watcher,
+    first_bytes_within: Duration,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    async fn serve(self, soft: CancellationToken, hard: CancellationToken) {
+        tokio::select! {
+            began = tokio::time::timeout(self.first_bytes_within, began(&self.stream)) => {
+                if !matches!(began, Ok(Ok(()))) {
+                    return;
+                }
+            }
+            () = soft.cancelled() => return,
+        }
+        metrics::gauge!(names::CONNECTIONS).increment(1.0);
+        let service = TowerToHyperService::new(self.router);
+        let connection = self.builder.serve_connection(TokioIo::new(self.stream), service);
+        tokio::select! {
+            served = self.watcher.watch(connection) => {
+                if let Err(error) = served {
+                    tracing::debug!(error, "connection ended");
+                }
+            }
+            () = hard.cancelled() => {}
+        }
+        metrics::gauge!(names::CONNECTIONS).decrement(1.0);
+    }
+}
+
+/// Returns when enough has arrived to tell HTTP/1 from HTTP/2: below, nothing bounds the time until then, so a silent client
+/// would hold its place for ever.
+async fn began(stream: &TcpStream) -> io::Result<()> {
+    let mut seen = [0; HTTP2_PREFACE.len()];
+    loop {
+        match stream.peek(&mut seen).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            len if len < seen.len() && HTTP2_PREFACE.starts_with(&seen[..len]) => {
+                tokio::time::sleep(PAUSE).await;
+            }
+            _ => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

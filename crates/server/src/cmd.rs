@@ -1,0 +1,232 @@
+//! The command line: one file per command.
+
+mod config;
+mod demo;
+mod dev;
+mod openapi;
+mod projection;
+mod serve;
+mod topology;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use cuitty_webhooks_api::ApiError;
+use cuitty_webhooks_dispatcher::DispatcherError;
+use cuitty_webhooks_history::HistoryError;
+use cuitty_webhooks_log::LogError;
+
+use crate::config::{ENV_PREFIX, Problems, Sources};
+use crate::roles::{Edge, Role};
+
+/// Exit code of a failure at run time.
+const FAILURE: u8 = 1;
+/// Exit code of a configuration that cannot be used; clap exits with 2 for bad usage.
+const BAD_CONFIGURATION: u8 = 64;
+/// How long tasks that were cut off may hold the exit up.
+const EXIT_GRACE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "cuitty-webhooks",
+    version,
+    about = "Delivers webhooks: log-backed, signed, retried, recorded"
+)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// Configuration file, over the defaults and under the environment
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Log lines: auto, pretty or json
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// What is logged: a level, or levels by target, separated by commas
+    #[arg(long, global = true, value_name = "FILTER")]
+    log_filter: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// All roles in one process, with an SQLite file and a nats-server of its own
+    Dev(dev::DevArgs),
+    /// The API: takes messages and manages endpoints
+    Api,
+    /// A dispatcher: delivers
+    Dispatcher,
+    /// A projector: folds the log into the history
+    Projector,
+    /// Several roles in one process
+    Serve {
+        /// Which: api, dispatcher, projector
+        #[arg(
+            long = "role",
+            value_name = "ROLE",
+            value_enum,
+            value_delimiter = ',',
+            required = true
+        )]
+        roles: Vec<Role>,
+    },
+    /// The streams of the log
+    #[command(subcommand)]
+    Topology(topology::TopologyCommand),
+    /// The delivery history, which is folded from the log
+    #[command(subcommand)]
+    Projection(projection::ProjectionCommand),
+    /// The configuration
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Prints the OpenAPI document of the REST API
+    Openapi,
+    /// Delivers a first event to a receiver of its own and shows what happened
+    #[command(hide = true)]
+    Demo(demo::DemoArgs),
+}
+
+/// What the edge of the process hands to a command.
+struct Invocation {
+    sources: Sources,
+    /// The value of `PATH`.
+    path: Option<OsString>,
+}
+
+impl Invocation {
+    /// Of a command whose output is for a person: only what is wrong is logged, unless somebody asks for more.
+    fn quiet(&mut self) {
+        self.sources
+            .preset
+            .push(("telemetry.log_filter".into(), "warn".into()));
+    }
+
+    fn set(&mut self, key: &str, value: Option<impl ToString>) {
+        self.sources
+            .flags
+            .extend(value.map(|value| (key.to_owned(), value.to_string())));
+    }
+}
+
+/// Runs the command that `args` name.
+pub fn main(
+    args: impl Iterator<Item = OsString>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> ExitCode {
+    let Cli { common, command } = Cli::parse_from(args);
+    let mut invocation = Invocation {
+        sources: Sources {
+            file: common.config,
+            ..Sources::default()
+        },
+        path: None,
+    };
+    for (name, value) in environment {
+        match name.to_str() {
+            Some("PATH") => invocation.path = Some(value),
+            Some(name) if name.starts_with(ENV_PREFIX) => {
+                let value = value.to_string_lossy().into_owned();
+                invocation.sources.environment.push((name.to_owned(), value));
+            }
+            _ => {}
+        }
+    }
+    invocation.set("telemetry.log_format", common.log_format);
+    invocation.set("telemetry.log_filter", common.log_filter);
+    match run(command, invocation) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing can be done about a closed standard error.
+            let _ = writeln!(std::io::stderr(), "error: {error:#}");
+            ExitCode::from(if is_configuration(&error) {
+                BAD_CONFIGURATION
+            } else {
+                FAILURE
+            })
+        }
+    }
+}
+
+fn run(command: Command, mut invocation: Invocation) -> anyhow::Result<()> {
+    match command {
+        Command::Config(command) => return config::run(&command, &invocation.sources),
+        Command::Openapi => return openapi::run(),
+        Command::Topology(_) | Command::Projection(_) | Command::Demo(_) => invocation.quiet(),
+        _ => {}
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        match command {
+            Command::Dev(args) => dev::run(args, invocation).await,
+            Command::Api => serve::run(&[Role::Api], &invocation.sources).await,
+            Command::Dispatcher => serve::run(&[Role::Dispatcher], &invocation.sources).await,
+            Command::Projector => serve::run(&[Role::Projector], &invocation.sources).await,
+            Command::Serve { roles } => serve::run(&roles, &invocation.sources).await,
+            Command::Topology(command) => topology::run(command, &invocation.sources).await,
+            Command::Projection(command) => projection::run(command, &invocation.sources).await,
+            Command::Demo(args) => Box::pin(demo::run(args, invocation)).await,
+            Command::Config(_) | Command::Openapi => Ok(()),
+        }
+    });
+    runtime.shutdown_timeout(EXIT_GRACE);
+    result
+}
+
+/// Whether the configuration is to blame.
+fn is_configuration(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<Problems>()
+            || matches!(cause.downcast_ref(), Some(LogError::Config { .. }))
+            || matches!(cause.downcast_ref(), Some(HistoryError::BadUrl(_)))
+            || matches!(cause.downcast_ref(), Some(DispatcherError::Config { .. }))
+            || matches!(cause.downcast_ref(), Some(ApiError::NoAdminKey))
+    })
+}
+
+/// Real time and randomness.
+fn edge() -> Edge {
+    #[expect(clippy::disallowed_methods, reason = "this is the binary's edge")]
+    Edge {
+        clock: chrono::Utc::now,
+        rng: rand::make_rng(),
+    }
+}
+
+/// Writes an answer to standard output. A reader that is gone, as in `… | head`, is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn errors_of_the_configuration_are_told_apart() {
+        let bad_url = LogError::Config {
+            setting: "log.url",
+            message: "must be a URL".into(),
+        };
+        assert!(is_configuration(&anyhow::Error::new(bad_url).context("starting")));
+        assert!(is_configuration(&Problems(Vec::new()).into()));
+        assert!(!is_configuration(&LogError::Unavailable("down".into()).into()));
+    }
+}

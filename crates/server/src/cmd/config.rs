@@ -1,0 +1,34 @@
+//! `config show` and `config check`.
+
+use clap::Subcommand;
+
+use crate::config::{Config, DEFAULTS, Sources};
+use crate::roles::Role;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Prints every key's value as TOML, and where it comes from; secrets are hidden
+    Show,
+    /// Prints the defaults with the description of every key
+    Defaults,
+    /// Lists everything that is wrong; exits with 64 if anything is
+    Check {
+        /// For a process of these roles; some keys are needed by some roles only
+        #[arg(long = "role", value_name = "ROLE", value_enum, value_delimiter = ',')]
+        roles: Vec<Role>,
+    },
+}
+
+pub(super) fn run(command: &ConfigCommand, sources: &Sources) -> anyhow::Result<()> {
+    match command {
+        ConfigCommand::Show => {
+            let (_, settings) = Config::load(sources, &[])?;
+            super::print(settings.show().trim_end())
+        }
+        ConfigCommand::Defaults => super::print(DEFAULTS.trim_end()),
+        ConfigCommand::Check { roles } => {
+            Config::load(sources, roles)?;
+            super::print("the configuration is valid")
+        }
+    }
+}

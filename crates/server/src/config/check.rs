@@ -1,0 +1,188 @@
+//! What a type cannot say: ranges, what belongs together, and what a role needs.
+
+use std::time::Duration;
+
+use cuitty_webhooks_log::topology::MAX_PARTITIONS;
+use tracing_subscriber::EnvFilter;
+
+use super::{Config, Problem, Settings};
+use crate::roles::Role;
+
+/// Shortest `lease_ttl`: leases are renewed every second.
+const MIN_LEASE_TTL: Duration = Duration::from_secs(3);
+
+pub(super) fn check(config: &Config, settings: &Settings, roles: &[Role], problems: &mut Vec<Problem>) {
+    let mut checks = Checks {
+        config,
+        settings,
+        problems,
+    };
+    checks.telemetry();
+    checks.log();
+    checks.history();
+    checks.roles(roles);
+    for problem in config.dispatcher.problems() {
+        checks.report(&format!("dispatcher.{}", problem.setting), problem.message);
+    }
+}
+
+struct Checks<'a> {
+    config: &'a Config,
+    settings: &'a Settings,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Checks<'_> {
+    fn report(&mut self, key: &str, message: &str) {
+        // A value that could not be read at all was told already.
+        if self
+            .problems
+            .iter()
+            .all(|problem| problem.key.trim_end_matches("_file") != key)
+        {
+            let (key, origin) = (key.to_owned(), self.settings.origin(key));
+            self.problems.push(Problem {
+                key,
+                origin,
+                message: message.to_owned(),
+            });
+        }
+    }
+
+    fn require(&mut self, met: bool, key: &str, message: &str) {
+        if !met {
+            self.report(key, message);
+        }
+    }
+
+    fn telemetry(&mut self) {
+        let Config {
+            telemetry,
+            shutdown,
+            dispatcher,
+            ..
+        } = self.config;
+        let filter = EnvFilter::builder().parse(&telemetry.log_filter);
+        self.require(
+            filter.is_ok(),
+            "telemetry.log_filter",
+            "must be levels by target, such as info,hyper=warn",
+        );
+        let is_http = |url: &str| url.starts_with("http://") || url.starts_with("https://");
+        let endpoint = telemetry.otlp_endpoint.as_deref();
+        self.require(
+            endpoint.is_none_or(is_http),
+            "telemetry.otlp_endpoint",
+            "must start with http:// or https://",
+        );
+        let ratio = telemetry.trace_sample_ratio;
+        self.require(
+            (0.0..=1.0).contains(&ratio),
+            "telemetry.trace_sample_ratio",
+            "must be 0 to 1",
+        );
+        self.require(
+            !shutdown.timeout.is_zero() && shutdown.timeout >= dispatcher.drain_timeout,
+            "shutdown.timeout",
+            "must be longer than 0, and at least dispatcher.drain_timeout",
+        );
+    }
+
+    fn log(&mut self) {
+        let Config { log, dispatcher, .. } = self.config;
+        self.require(
+            (1..=MAX_PARTITIONS).contains(&log.partitions),
+            "log.partitions",
+            "must be 1 to 64",
+        );
+        self.require(
+            matches!(log.replicas, 1 | 3 | 5),
+            "log.replicas",
+            "must be 1, 3 or 5",
+        );
+        self.require(
+            log.max_age >= Duration::from_hours(1),
+            "log.max_age",
+            "must be 1 h or longer",
+        );
+        self.require(
+            log.max_ack_pending >= 1,
+            "log.max_ack_pending",
+            "must be 1 or more",
+        );
+        self.require(
+            log.lease_ttl >= MIN_LEASE_TTL,
+            "log.lease_ttl",
+            "must be 3 s or longer",
+        );
+        self.require(
+            !log.request_timeout.is_zero(),
+            "log.request_timeout",
+            "must be longer than 0",
+        );
+        self.require(
+            !log.connect_timeout.is_zero(),
+            "log.connect_timeout",
+            "must be longer than 0",
+        );
+        self.require(
+            log.duplicate_window >= Duration::from_secs(1) && log.duplicate_window <= log.max_age,
+            "log.duplicate_window",
+            "must be 1 s or longer, and at most log.max_age",
+        );
+        self.require(
+            log.ack_wait >= 3 * dispatcher.progress_interval,
+            "log.ack_wait",
+            "must be at least three times dispatcher.progress_interval",
+        );
+    }
+
+    fn history(&mut self) {
+        let Config {
+            history, projector, ..
+        } = self.config;
+        let scheme = history.url.split_once(':').map(|(scheme, _)| scheme);
+        self.require(
+            matches!(scheme, Some("sqlite" | "postgres" | "postgresql")),
+            "history.url",
+            "must start with sqlite: or postgres://",
+        );
+        self.require(
+            history.max_connections >= 1,
+            "history.max_connections",
+            "must be 1 or more",
+        );
+        let events = projector.batch_events;
+        self.require(
+            (1..=50_000).contains(&events),
+            "projector.batch_events",
+            "must be 1 to 50000",
+        );
+        self.require(
+            projector.batch_bytes >= 1,
+            "projector.batch_bytes",
+            "must be 1 or more",
+        );
+        self.require(
+            projector.linger <= Duration::from_secs(10),
+            "projector.linger",
+            "must be at most 10 s",
+        );
+    }
+
+    fn roles(&mut self, roles: &[Role]) {
+        let seals = roles
+            .iter()
+            .any(|role| matches!(role, Role::Api | Role::Dispatcher));
+        self.require(
+            !seals || self.config.sealing.keys.is_some(),
+            "sealing.keys",
+            "must hold at least one key, <id>:<base64 of 32 random bytes>: signing secrets are sealed with it",
+        );
+        self.require(
+            !roles.contains(&Role::Api) || self.config.api.admin_key.is_some(),
+            "api.admin_key",
+            "must be set: no call is let in without a key",
+        );
+    }
+}

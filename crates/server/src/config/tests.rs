@@ -1,0 +1,272 @@
+use std::fs;
+use std::time::Duration;
+
+use super::*;
+
+const KEY: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn environment(of: &[(&str, &str)]) -> Sources {
+    Sources {
+        environment: pairs(of),
+        ..Sources::default()
+    }
+}
+
+fn problems(sources: &Sources, roles: &[Role]) -> Vec<(String, Origin)> {
+    let Problems(problems) = Config::load(sources, roles).unwrap_err();
+    problems
+        .into_iter()
+        .map(|problem| (problem.key, problem.origin))
+        .collect()
+}
+
+fn file(text: &str) -> (tempfile::NamedTempFile, Sources) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), text).unwrap();
+    let sources = Sources {
+        file: Some(file.path().to_owned()),
+        ..Sources::default()
+    };
+    (file, sources)
+}
+
+#[test]
+fn embedded_defaults_are_those_of_the_types() {
+    let (config, settings) = Config::load(&Sources::default(), &[]).unwrap();
+    assert_eq!(config.log, LogConfig::default());
+    assert_eq!(config.history, StoreConfig::default());
+    assert_eq!(format!("{:?}", config.api), format!("{:?}", ApiConfig::default()));
+    assert_eq!(config.dispatcher, DispatcherConfig::default());
+    assert_eq!(config.projector, ProjectorConfig::default());
+    assert_eq!(config.egress.policy(), EgressPolicy::default());
+    assert_eq!(config.listen.api, "127.0.0.1:7710".parse().unwrap());
+    assert_eq!(config.listen.admin, "127.0.0.1:7711".parse().unwrap());
+    assert!(!settings.is_set("listen.api"));
+}
+
+#[test]
+fn every_key_is_described() {
+    let mut above = "";
+    for line in DEFAULTS.lines().filter(|line| !line.starts_with('[')) {
+        assert!(
+            line.is_empty() || line.starts_with('#') || above.starts_with('#'),
+            "{line}"
+        );
+        above = line;
+    }
+}
+
+#[test]
+fn later_layers_go_over_earlier_ones() {
+    let (_file, mut sources) = file("[log]\npartitions = 2\nreplicas = 3\nmax_age = \"2h\"\n");
+    sources.preset = pairs(&[("log.partitions", "1"), ("log.name", "preset")]);
+    sources.environment = pairs(&[
+        ("CUITTY_WEBHOOKS__LOG__REPLICAS", "5"),
+        ("CUITTY_WEBHOOKS__LOG__MAX_AGE", "3h"),
+    ]);
+    sources.flags = pairs(&[("log.max_age", "4h")]);
+    let (config, settings) = Config::load(&sources, &[]).unwrap();
+    assert_eq!(config.log.name, "preset");
+    assert_eq!(config.log.partitions, 2);
+    assert_eq!(config.log.replicas, 5);
+    assert_eq!(config.log.max_age, Duration::from_hours(4));
+    assert_eq!(settings.origin("log.max_age"), Origin::Flag);
+    assert_eq!(
+        settings.origin("log.replicas"),
+        Origin::Environment("CUITTY_WEBHOOKS__LOG__REPLICAS".into())
+    );
+}
+
+#[test]
+fn environment_is_read_by_the_key_s_type() {
+    let sources = environment(&[
+        ("CUITTY_WEBHOOKS__EGRESS__ALLOW_CIDRS", "10.0.0.0/8, fd00::/8"),
+        ("CUITTY_WEBHOOKS__EGRESS__PORTS", "80,443"),
+        ("CUITTY_WEBHOOKS__LOG__NAME", "0042"),
+        ("CUITTY_WEBHOOKS__LOG__COMPRESSION", "false"),
+        ("CUITTY_WEBHOOKS__DISPATCHER__LANES__MAX_ITEMS", "7"),
+        ("CUITTY_WEBHOOKS__TELEMETRY__TRACE_SAMPLE_RATIO", "1"),
+        ("CUITTY_WEBHOOKS_URL", "http://elsewhere:1"),
+        ("PATH", "/bin"),
+    ]);
+    let (config, _) = Config::load(&sources, &[]).unwrap();
+    assert_eq!(
+        config.egress.allow_cidrs,
+        [
+            "10.0.0.0/8".parse().unwrap(),
+            "fd00::/8".parse::<IpNet>().unwrap()
+        ]
+    );
+    assert_eq!(config.egress.ports, [80, 443]);
+    assert_eq!(config.log.name, "0042");
+    assert!(!config.log.compression);
+    assert_eq!(config.dispatcher.lanes.max_items, 7);
+    assert_eq!(config.telemetry.trace_sample_ratio.to_bits(), 1f64.to_bits());
+}
+
+#[test]
+fn all_problems_are_listed_at_once() {
+    let (_file, mut sources) = file(
+        "[log]\npartitions = 65\nreplicas = \"three\"\nmax_age = \"soon\"\nbanana = 1\n\
+         [egress]\nallow_cidrs = [\"10.0.0.0/8\", \"10.0.0.0/33\"]\n\
+         [history]\nurl = \"mysql://db\"\n",
+    );
+    let path = sources.file.clone().unwrap();
+    sources.environment = pairs(&[
+        ("CUITTY_WEBHOOKS__LISTEN__API", "everywhere"),
+        ("CUITTY_WEBHOOKS__SHUTDOWN__TIME_OUT", "1s"),
+        ("CUITTY_WEBHOOKS__LOG__COMPRESSION", "maybe"),
+        ("CUITTY_WEBHOOKS__DISPATCHER__MAX_IN_FLIGHT", "0"),
+    ]);
+    let mut found = problems(&sources, &[Role::Api]);
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    let from_file = || Origin::File(path.clone());
+    let from_environment = |name: &str| Origin::Environment(format!("CUITTY_WEBHOOKS__{name}"));
+    let expected = [
+        ("api.admin_key", Origin::Default),
+        (
+            "dispatcher.max_in_flight",
+            from_environment("DISPATCHER__MAX_IN_FLIGHT"),
+        ),
+        ("egress.allow_cidrs", from_file()),
+        ("history.url", from_file()),
+        ("listen.api", from_environment("LISTEN__API")),
+        ("log.banana", from_file()),
+        ("log.compression", from_environment("LOG__COMPRESSION")),
+        ("log.max_age", from_file()),
+        ("log.partitions", from_file()),
+        ("log.replicas", from_file()),
+        ("sealing.keys", Origin::Default),
+        ("shutdown.time_out", from_environment("SHUTDOWN__TIME_OUT")),
+    ];
+    assert_eq!(found, expected.map(|(key, origin)| (key.to_owned(), origin)));
+}
+
+#[test]
+fn file_that_cannot_be_read_or_parsed_is_a_problem() {
+    let missing = Sources {
+        file: Some("/nonexistent/config.toml".into()),
+        ..Sources::default()
+    };
+    assert_eq!(problems(&missing, &[])[0].0, "--config");
+    let (_file, broken) = file("[log\n");
+    assert_eq!(problems(&broken, &[])[0].0, "--config");
+    let (_file, section) = file("log = 5\n");
+    assert_eq!(problems(&section, &[])[0].0, "log");
+}
+
+#[test]
+fn secrets_are_read_from_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let admin_key = put("admin", "an-admin-key-of-some-length\n");
+    let sources = environment(&[
+        ("CUITTY_WEBHOOKS__API__ADMIN_KEY_FILE", &admin_key),
+        (
+            "CUITTY_WEBHOOKS__SEALING__KEYS_FILE",
+            &put("keys", &format!("{KEY}\n")),
+        ),
+        (
+            "CUITTY_WEBHOOKS__HISTORY__URL_FILE",
+            &put("url", "postgres://u:secret@db/webhooks\n"),
+        ),
+    ]);
+    let (config, _) = Config::load(&sources, &Role::ALL).unwrap();
+    assert!(config.api.admin_key.is_some());
+    assert!(config.sealing.keys.is_some());
+    assert_eq!(config.history.url, "postgres://u:secret@db/webhooks");
+
+    let bad = environment(&[
+        ("CUITTY_WEBHOOKS__API__ADMIN_KEY_FILE", &admin_key),
+        ("CUITTY_WEBHOOKS__API__ADMIN_KEY", "another-admin-key-of-length"),
+        ("CUITTY_WEBHOOKS__HISTORY__URL_FILE", "/nonexistent"),
+        ("CUITTY_WEBHOOKS__SEALING__KEYS_FILE", &put("empty", "\n")),
+        ("CUITTY_WEBHOOKS__LISTEN__API_FILE", &admin_key),
+    ]);
+    let mut keys: Vec<_> = problems(&bad, &[]).into_iter().map(|(key, _)| key).collect();
+    keys.sort();
+    assert_eq!(
+        keys,
+        [
+            "api.admin_key_file",
+            "history.url_file",
+            "listen.api_file",
+            "sealing.keys_file"
+        ]
+    );
+}
+
+#[test]
+fn nothing_shows_a_secret() {
+    let sources = environment(&[
+        ("CUITTY_WEBHOOKS__API__ADMIN_KEY", "an-admin-key-of-some-length"),
+        ("CUITTY_WEBHOOKS__SEALING__KEYS", KEY),
+        (
+            "CUITTY_WEBHOOKS__HISTORY__URL",
+            "postgres://writer:hunter2@db/webhooks?password=hunter3",
+        ),
+        (
+            "CUITTY_WEBHOOKS__LOG__URL",
+            "nats://user:hunter4@a:4222,nats://hunter5@b:4222",
+        ),
+    ]);
+    let (config, settings) = Config::load(&sources, &Role::ALL).unwrap();
+    let shown = settings.show();
+    for secret in ["an-admin-key", "AAECAwQF", "hunter"] {
+        assert!(!shown.contains(secret), "{secret} in {shown}");
+        assert!(!format!("{config:?}").contains(secret), "{secret} in {config:?}");
+    }
+    let (_file, again) = file(&shown);
+    let tables = Settings::merge(&again, &mut Vec::new());
+    assert!(tables.0.keys().eq(settings.0.keys()));
+    assert_eq!(
+        tables.origin("dispatcher.id"),
+        Origin::File(again.file.unwrap()),
+        "it is TOML"
+    );
+    assert!(
+        shown.contains("keys = [\"k1:(hidden)\"] # CUITTY_WEBHOOKS__SEALING__KEYS"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("url = \"postgres://writer:(hidden)@db/webhooks?…\""),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("url = \"nats://user:(hidden)@a:4222,nats://(hidden)@b:4222\""),
+        "{shown}"
+    );
+}
+
+#[test]
+fn bad_secrets_are_not_repeated_in_the_problem() {
+    let sources = environment(&[
+        ("CUITTY_WEBHOOKS__API__ADMIN_KEY", "short-secret"),
+        ("CUITTY_WEBHOOKS__SEALING__KEYS", "k1:c2hvcnQ"),
+    ]);
+    let problems = Config::load(&sources, &Role::ALL).unwrap_err();
+    assert_eq!(
+        problems
+            .0
+            .iter()
+            .map(|problem| problem.key.as_str())
+            .collect::<Vec<_>>(),
+        ["api.admin_key", "sealing.keys"]
+    );
+    let text = problems.to_string();
+    assert!(
+        !text.contains("short-secret") && !text.contains("c2hvcnQ"),
+        "{text}"
+    );
+}

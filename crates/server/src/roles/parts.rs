@@ -1,0 +1,211 @@
+//! What the roles of a process share, and the roles made of it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use cuitty_webhooks_api::Api;
+use cuitty_webhooks_dispatcher::Dispatcher;
+use cuitty_webhooks_domain::Clock;
+use cuitty_webhooks_domain::seal::KeyRing;
+use cuitty_webhooks_history::{HistoryError, Store, StoreConfig};
+use cuitty_webhooks_log::Log;
+use cuitty_webhooks_log::directory::Directory;
+use cuitty_webhooks_projector::Projector;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::Edge;
+use crate::admin::Health;
+use crate::config::Config;
+use crate::shutdown::Shutdown;
+
+/// First and longest pause between two tries to open the history.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a role's task ends with.
+type Ended = anyhow::Result<()>;
+
+/// The parts of a process that its roles are made of.
+pub(super) struct Parts<'a> {
+    pub(super) health: Arc<Health>,
+    config: &'a Config,
+    log: Log,
+    directory: Option<Directory>,
+    history: History,
+    clock: Clock,
+    rng: Mutex<StdRng>,
+    shutdown: Shutdown,
+}
+
+impl<'a> Parts<'a> {
+    /// Connects to the log, makes its streams where they are missing, and catches up with the endpoints.
+    pub(super) async fn connect(
+        config: &'a Config,
+        edge: Edge,
+        health: Arc<Health>,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<Self> {
+        let log = Log::connect(config.log.clone()).await?;
+        let topology = log.ensure().await?;
+        for (stream, difference) in topology.drifted() {
+            warn!(
+                stream,
+                difference, "stream is not as configured; `cuitty-webhooks topology check` tells more"
+            );
+        }
+        let _ = health.log.set(log.clone());
+        let directory = if health.needs_directory {
+            // Read until the roles have drained, so it follows the log until the hard end.
+            let directory = Directory::start(&log, shutdown.hard.clone()).await?;
+            let _ = health.directory.set(directory.clone());
+            Some(directory)
+        } else {
+            None
+        };
+        let Edge { clock, rng } = edge;
+        let (history, rng) = (History::default(), Mutex::new(rng));
+        Ok(Self {
+            health,
+            config,
+            log,
+            directory,
+            history,
+            clock,
+            rng,
+            shutdown,
+        })
+    }
+
+    /// Opens the history, however long the database is away. The projector migrates it; others wait for that.
+    pub(super) fn open_history(&self, migrate: bool) -> impl Future<Output = Ended> + Send + use<> {
+        let (history, health, soft) = (
+            self.history.clone(),
+            self.health.clone(),
+            self.shutdown.soft.clone(),
+        );
+        let opening = open(self.config.history.clone(), migrate);
+        async move {
+            let Some(opened) = soft.run_until_cancelled(opening).await else {
+                return Ok(());
+            };
+            let store = opened?;
+            let _ = health.history.set(store.clone());
+            history.0.send_replace(Some(store));
+            Ok(())
+        }
+    }
+
+    pub(super) fn dispatcher(&self) -> anyhow::Result<impl Future<Output = Ended> + Send + use<>> {
+        let (directory, keys) = self.delivering()?;
+        let (config, policy) = (self.config.dispatcher.clone(), self.config.egress.policy());
+        let (log, clock, rng) = (self.log.clone(), self.clock, self.fork_rng());
+        let dispatcher = Dispatcher::build(config, log, directory, keys, policy, clock, rng)?;
+        let Shutdown { soft, hard } = self.shutdown.clone();
+        Ok(async move { Ok(dispatcher.run(soft, hard).await?) })
+    }
+
+    pub(super) fn projector(&self) -> impl Future<Output = Ended> + Send + use<> {
+        let mut config = self.config.projector.clone();
+        if config.id.is_empty() {
+            config.id = format!("projector-{:08x}", self.fork_rng().random::<u32>());
+        }
+        let (log, clock, history, health) = (
+            self.log.clone(),
+            self.clock,
+            self.history.clone(),
+            self.health.clone(),
+        );
+        let Shutdown { soft, hard } = self.shutdown.clone();
+        async move {
+            let Some(store) = history.opened(&soft).await else {
+                return Ok(());
+            };
+            let projector = Projector::build(config, log, store, clock);
+            let _ = health.projector.set(projector.status());
+            projector.run(soft, hard).await;
+            Ok(())
+        }
+    }
+
+    pub(super) fn api(
+        &self,
+        listener: TcpListener,
+    ) -> anyhow::Result<impl Future<Output = Ended> + Send + use<>> {
+        let (directory, keys) = self.delivering()?;
+        let (config, policy) = (self.config.api.clone(), self.config.egress.policy());
+        let (log, clock, history, rng) = (
+            self.log.clone(),
+            self.clock,
+            self.history.clone(),
+            self.fork_rng(),
+        );
+        let Shutdown { soft, hard } = self.shutdown.clone();
+        Ok(async move {
+            let Some(store) = history.opened(&soft).await else {
+                return Ok(());
+            };
+            let api = Api::build(config, log, directory, store, keys, policy, clock, rng)?;
+            Ok(api.run(listener, soft, hard).await?)
+        })
+    }
+
+    fn delivering(&self) -> anyhow::Result<(Directory, KeyRing)> {
+        let directory = self.directory.clone().context("no endpoint directory")?;
+        let keys = self
+            .config
+            .sealing
+            .keys
+            .as_ref()
+            .context("sealing.keys is not set")?;
+        Ok((directory, keys.0.clone()))
+    }
+
+    fn fork_rng(&self) -> StdRng {
+        StdRng::from_rng(&mut *self.rng.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The history, once it is open.
+#[derive(Clone, Default)]
+struct History(Arc<watch::Sender<Option<Store>>>);
+
+impl History {
+    /// Waits until it is open; `None` when a shutdown began before.
+    async fn opened(&self, soft: &CancellationToken) -> Option<Store> {
+        let mut receiver = self.0.subscribe();
+        let opened = soft
+            .run_until_cancelled(receiver.wait_for(Option::is_some))
+            .await?;
+        opened.ok()?.clone()
+    }
+}
+
+async fn open(config: StoreConfig, migrate: bool) -> anyhow::Result<Store> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let opened = if migrate {
+            Store::open(&config).await
+        } else {
+            Store::open_existing(&config).await
+        };
+        match opened {
+            Ok(store) => {
+                info!("history is open");
+                return Ok(store);
+            }
+            Err(error @ HistoryError::SchemaTooOld { .. }) => {
+                warn!(%error, "waiting for a projector to migrate the history");
+            }
+            Err(error) if error.is_transient() => warn!(%error, "cannot open the history; trying again"),
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}

@@ -1,1 +1,40 @@
-//! Harness.
+//! The harness of the tests: starts the real things and takes them down again.
+//!
+//! | module | gives |
+//! |---|---|
+//! | [`app`] | a whole installation for one test, and the calls that most tests make |
+//! | [`roles`] | the service's roles as real processes: start, SIGKILL, SIGTERM, start again |
+//! | [`local`] | the roles inside the test's own process |
+//! | [`dev`] | `cuitty-webhooks dev` as a user starts it |
+//! | [`nats`] | a real nats-server that can be killed and restarted on its port and store |
+//! | [`postgres`] | a real PostgreSQL cluster per test process, a database per test |
+//! | [`receiver`] | a webhook receiver that follows a script and captures what arrives |
+//! | [`grpc`], [`rest`] | plain clients, and what a program can tell of a refusal |
+//! | [`process`] | child processes that never outlive the run |
+//! | [`procfs`] | what a process has used |
+//! | [`mod@eventually`] | waiting with a deadline |
+//! | [`ports`] | ports that stay free while their server is down |
+//!
+//! Start at [`app::TestApp`].
+
+pub mod app;
+mod background;
+pub mod dev;
+pub mod eventually;
+pub mod grpc;
+pub mod local;
+pub mod nats;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod procfs;
+pub mod receiver;
+pub mod rest;
+pub mod roles;
+
+/// The root of the workspace.
+pub fn workspace() -> &'static std::path::Path {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the package lies in the workspace")
+}

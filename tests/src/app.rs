@@ -1,0 +1,266 @@
+//! A whole installation for one test, and the calls that most tests make.
+
+use cuitty_webhooks_proto::v1::delivery_service_client::DeliveryServiceClient;
+use cuitty_webhooks_proto::v1::endpoint_service_client::EndpointServiceClient;
+use cuitty_webhooks_proto::v1::message_service_client::MessageServiceClient;
+use cuitty_webhooks_proto::v1::status_service_client::StatusServiceClient;
+use cuitty_webhooks_proto::v1::{
+    CreateEndpointRequest, CreateEndpointResponse, DeliverRequest, DeliverResponse, Delivery, DeliveryDetail,
+    DeliveryStatus, GetDeliveryRequest,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use tonic::Status;
+
+use crate::eventually::eventually;
+use crate::grpc::{Authorized, authorized_lazily};
+use crate::local::LocalRoles;
+use crate::nats::NatsServer;
+use crate::postgres::PostgresCluster;
+use crate::rest::RestClient;
+use crate::roles::{ADMIN_KEY, RoleProcess, Settings};
+use cuitty_webhooks_server::roles::Role;
+
+/// The project that tests work in.
+pub const PROJECT: &str = "acme";
+
+/// Where the history is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// A SQLite file.
+    Sqlite,
+    /// A database of the shared PostgreSQL cluster.
+    Postgres,
+}
+
+/// An installation: a nats-server, a history, and the roles. All of it ends with this value.
+#[derive(Debug)]
+pub struct TestApp {
+    /// The processes, in the order in which they were given; none when the roles run in this process. The first one
+    /// with `api` answers calls.
+    pub roles: Vec<RoleProcess>,
+    _local: Option<LocalRoles>,
+    /// What they are configured with.
+    pub settings: Settings,
+    /// The log.
+    pub nats: NatsServer,
+    url: String,
+    history_url: String,
+    _dir: TempDir,
+}
+
+/// What a [`TestApp`] is to consist of.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    backend: Backend,
+    /// None: all roles in this process.
+    processes: Vec<String>,
+    settings: Vec<(String, String)>,
+}
+
+impl Builder {
+    /// With its history there.
+    #[must_use]
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    /// With a real process for each of these comma-separated lists of roles, instead of all roles in this one.
+    #[must_use]
+    pub fn processes<'a>(mut self, roles: impl IntoIterator<Item = &'a str>) -> Self {
+        self.processes = roles.into_iter().map(str::to_owned).collect();
+        self
+    }
+
+    /// With this value of `section.key`.
+    #[must_use]
+    pub fn set(mut self, key: &str, value: impl std::fmt::Display) -> Self {
+        self.settings.push((key.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Starts everything and waits until it is ready.
+    pub async fn start(self) -> TestApp {
+        let dir = tempfile::tempdir().expect("make a directory");
+        let history_url = match self.backend {
+            Backend::Sqlite => format!("sqlite:{}", dir.path().join("history.db").display()),
+            Backend::Postgres => PostgresCluster::shared().await.database().await,
+        };
+        let nats = NatsServer::start().await;
+        let settings = Settings::new(&nats.url(), &history_url);
+        let settings = self
+            .settings
+            .iter()
+            .fold(settings, |settings, (key, value)| settings.set(key, value));
+        let local = self.processes.is_empty().then(|| {
+            // Blocks until they are ready, while nothing on this runtime has to go on.
+            LocalRoles::start(&Role::ALL, &settings)
+        });
+        let roles: Vec<_> = self
+            .processes
+            .iter()
+            .map(|roles| RoleProcess::spawn(roles, &settings))
+            .collect();
+        for process in &roles {
+            process.ready().await;
+        }
+        let api = self.processes.iter().position(|roles| roles.contains("api"));
+        let url = api.map(|index| roles[index].url());
+        let url = url.or_else(|| local.as_ref()?.url()).unwrap_or_default();
+        TestApp {
+            roles,
+            _local: local,
+            settings,
+            nats,
+            url,
+            history_url,
+            _dir: dir,
+        }
+    }
+}
+
+impl TestApp {
+    /// All roles in this process, on SQLite.
+    pub fn builder() -> Builder {
+        Builder {
+            backend: Backend::Sqlite,
+            processes: Vec::new(),
+            settings: Vec::new(),
+        }
+    }
+
+    /// [`Self::builder`], started.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// Where gRPC and REST are served: `http://host:port`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where the history is kept.
+    pub fn history_url(&self) -> &str {
+        &self.history_url
+    }
+
+    /// REST with the admin key.
+    pub fn rest(&self) -> RestClient {
+        RestClient::new(&self.url, Some(ADMIN_KEY))
+    }
+
+    /// A channel with another key, or none.
+    pub fn channel(&self, key: Option<&str>) -> Authorized {
+        authorized_lazily(&self.url, key).expect("a URL")
+    }
+
+    /// `EndpointService` with the admin key.
+    pub fn endpoints(&self) -> EndpointServiceClient<Authorized> {
+        EndpointServiceClient::new(self.channel(Some(ADMIN_KEY)))
+    }
+
+    /// `MessageService` with the admin key.
+    pub fn messages(&self) -> MessageServiceClient<Authorized> {
+        MessageServiceClient::new(self.channel(Some(ADMIN_KEY)))
+    }
+
+    /// `DeliveryService` with the admin key.
+    pub fn deliveries(&self) -> DeliveryServiceClient<Authorized> {
+        DeliveryServiceClient::new(self.channel(Some(ADMIN_KEY)))
+    }
+
+    /// `StatusService` without a key.
+    pub fn status(&self) -> StatusServiceClient<Authorized> {
+        StatusServiceClient::new(self.channel(None))
+    }
+
+    /// Creates an endpoint of [`PROJECT`].
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn create_endpoint(&self, request: CreateEndpointRequest) -> CreateEndpointResponse {
+        let request = CreateEndpointRequest {
+            project_id: PROJECT.into(),
+            ..request
+        };
+        self.endpoints()
+            .create_endpoint(request)
+            .await
+            .expect("create an endpoint")
+            .into_inner()
+    }
+
+    /// Creates an endpoint of [`PROJECT`] that takes every event type.
+    pub async fn create_endpoint_at(&self, url: String) -> CreateEndpointResponse {
+        self.create_endpoint(CreateEndpointRequest {
+            url,
+            ..Default::default()
+        })
+        .await
+    }
+
+    /// Delivers an event of [`PROJECT`].
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn deliver(&self, event_type: &str, payload: &Value) -> DeliverResponse {
+        let request = event(event_type, payload.to_string());
+        self.messages()
+            .deliver(request)
+            .await
+            .expect("deliver")
+            .into_inner()
+    }
+
+    /// A delivery, as soon as the history knows it.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub async fn delivery(&self, id: &str) -> DeliveryDetail {
+        eventually(&format!("the history knows {id}"), || self.try_delivery(id)).await
+    }
+
+    /// A delivery, as soon as it has ended.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub async fn ended(&self, id: &str) -> DeliveryDetail {
+        eventually(&format!("{id} ends"), || async {
+            let detail = self.try_delivery(id).await?;
+            let status = summary(&detail).status();
+            if status == DeliveryStatus::Pending {
+                Err(Status::unavailable("pending"))
+            } else {
+                Ok(detail)
+            }
+        })
+        .await
+    }
+
+    async fn try_delivery(&self, id: &str) -> Result<DeliveryDetail, Status> {
+        let request = GetDeliveryRequest {
+            delivery_id: id.to_owned(),
+            min_log_sequence: 0,
+        };
+        Ok(self.deliveries().get_delivery(request).await?.into_inner())
+    }
+}
+
+/// An event of [`PROJECT`].
+pub fn event(event_type: &str, payload: impl Into<bytes::Bytes>) -> DeliverRequest {
+    DeliverRequest {
+        project_id: PROJECT.into(),
+        event_type: event_type.into(),
+        payload: payload.into(),
+        ..DeliverRequest::default()
+    }
+}
+
+/// The part of a delivery that lists show too.
+///
+/// # Panics
+/// When it is missing.
+pub fn summary(detail: &DeliveryDetail) -> &Delivery {
+    detail.delivery.as_ref().expect("a delivery")
+}

@@ -1,0 +1,137 @@
+//! A real nats-server on a port and a store directory of its own.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::eventually::eventually;
+use crate::ports::free_port;
+use crate::process::Process;
+
+/// A nats-server with JetStream. Stopped on drop, its store removed.
+#[derive(Debug)]
+pub struct NatsServer {
+    process: Process,
+    port: u16,
+    dir: TempDir,
+}
+
+impl NatsServer {
+    /// Starts one and waits until it answers.
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().expect("make a directory");
+        let port = free_port();
+        let process = spawn(port, dir.path());
+        let server = Self { process, port, dir };
+        server.answers().await;
+        server
+    }
+
+    /// Where clients connect to.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The process id, which changes with [`Self::restart`].
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// SIGKILL: what was acknowledged is in the store directory, nothing else is left.
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn stop(&mut self) {
+        self.process.stop().await;
+    }
+
+    /// Starts it again, stopping it first if it runs, on the same port and store.
+    pub async fn restart(&mut self) {
+        self.process.stop().await;
+        self.process = spawn(self.port, self.dir.path());
+        self.answers().await;
+    }
+
+    async fn answers(&self) {
+        eventually("nats-server answers", || async {
+            let client = async_nats::connect(self.url())
+                .await
+                .map_err(|error| error.to_string())?;
+            // JetStream opens a moment after the port does.
+            let context = async_nats::jetstream::new(client);
+            context
+                .query_account()
+                .await
+                .map(drop)
+                .map_err(|error| error.to_string())
+        })
+        .await;
+    }
+}
+
+fn spawn(port: u16, dir: &Path) -> Process {
+    let mut command = Command::new(binary());
+    command
+        .args(["--addr", "127.0.0.1", "--jetstream", "--port", &port.to_string()])
+        .arg("--store_dir")
+        .arg(dir.join("store"));
+    Process::spawn("nats-server", command, &dir.join("nats-server.log"))
+}
+
+/// The nats-server that `make setup` installed, else the one on `PATH`.
+///
+/// # Panics
+/// When there is none.
+pub fn binary() -> PathBuf {
+    let installed = crate::workspace().join(".tools/bin/nats-server");
+    let on_path = std::env::var_os("PATH")
+        .iter()
+        .flat_map(std::env::split_paths)
+        .map(|dir| dir.join("nats-server"))
+        .find(|path| path.is_file());
+    match on_path {
+        _ if installed.is_file() => installed,
+        Some(path) => path,
+        None => panic!("there is no nats-server: run `make setup`"),
+    }
+}
+
+/// Something that greets like a nats-server of `version` and answers pings, but does nothing else. Returns its URL; it
+/// stands until the runtime ends.
+pub async fn impostor(version: &str) -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bind");
+    let port = listener.local_addr().expect("is bound").port();
+    let greeting = serde_json::json!({
+        "server_id": "IMPOSTOR", "server_name": "impostor", "version": version, "proto": 1, "go": "go1.24",
+        "host": "127.0.0.1", "port": port, "headers": true, "max_payload": 1_048_576, "jetstream": true, "client_id": 1,
+    });
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(greet(stream, format!("INFO {greeting}\r\n")));
+        }
+    });
+    format!("nats://127.0.0.1:{port}")
+}
+
+async fn greet(stream: TcpStream, greeting: String) -> std::io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    write.write_all(greeting.as_bytes()).await?;
+    let mut lines = BufReader::new(read).lines();
+    while let Some(line) = lines.next_line().await? {
+        if line.starts_with("PING") {
+            write.write_all(b"PONG\r\n").await?;
+        }
+    }
+    Ok(())
+}
+
+/// A URL of 127.0.0.1 that nobody listens on.
+pub fn nowhere() -> String {
+    format!("nats://127.0.0.1:{}", free_port())
+}

@@ -1,0 +1,201 @@
+//! The roles of the service, as real processes of the built binary.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+use crate::eventually::eventually;
+use crate::ports::free_address;
+use crate::process::Process;
+use crate::rest::RestClient;
+
+/// The bootstrap admin key of every installation that a test makes.
+pub const ADMIN_KEY: &str = "admin-key-of-the-tests-0123456789";
+/// 32 bytes in base64, the sealing key of every installation that a test makes.
+const SEALING_KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
+/// What all roles of one installation are configured with: values by `section.key`.
+#[derive(Debug, Clone)]
+pub struct Settings(BTreeMap<String, String>);
+
+impl Settings {
+    /// An installation on this nats-server and this history that may deliver to loopback.
+    pub fn new(nats_url: &str, history_url: &str) -> Self {
+        Self(BTreeMap::new())
+            .set("log.url", nats_url)
+            .set("history.url", history_url)
+            .set("api.admin_key", ADMIN_KEY)
+            .set("sealing.keys", format!("test:{SEALING_KEY}"))
+            .set("egress.allow_cidrs", "127.0.0.0/8,::1/128")
+    }
+
+    /// With another value of `section.key`.
+    #[must_use]
+    pub fn set(mut self, key: &str, value: impl Display) -> Self {
+        self.0.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// As environment variables.
+    pub fn environment(&self) -> impl Iterator<Item = (String, &str)> {
+        self.0.iter().map(|(key, value)| {
+            let name = key.to_ascii_uppercase().replace('.', "__");
+            (format!("CUITTY_WEBHOOKS__{name}"), value.as_str())
+        })
+    }
+}
+
+/// A process that runs one or more roles. Killed on drop; what it logged is printed when the test fails.
+#[derive(Debug)]
+pub struct RoleProcess {
+    process: Process,
+    name: String,
+    settings: Settings,
+    roles: String,
+    listen: SocketAddr,
+    admin: SocketAddr,
+    dir: TempDir,
+}
+
+impl RoleProcess {
+    /// Starts `roles` (comma-separated) and waits until they are ready.
+    pub async fn start(roles: &str, settings: &Settings) -> Self {
+        let process = Self::spawn(roles, settings);
+        process.ready().await;
+        process
+    }
+
+    /// Starts `roles` and does not wait.
+    pub fn spawn(roles: &str, settings: &Settings) -> Self {
+        let dir = tempfile::tempdir().expect("make a directory");
+        let (listen, admin) = (free_address(), free_address());
+        let settings = settings
+            .clone()
+            .set("listen.api", listen)
+            .set("listen.admin", admin);
+        let process = run(roles, &settings, dir.path());
+        Self {
+            process,
+            name: roles.to_owned(),
+            settings,
+            roles: roles.to_owned(),
+            listen,
+            admin,
+            dir,
+        }
+    }
+
+    /// Where gRPC and REST are served, when `api` is among the roles: `http://host:port`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.listen)
+    }
+
+    /// Where health and metrics are served: `http://host:port`.
+    pub fn admin_url(&self) -> String {
+        format!("http://{}", self.admin)
+    }
+
+    /// The process id, which changes with a restart.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// What it has logged.
+    pub fn output(&self) -> String {
+        self.process.output()
+    }
+
+    /// SIGKILL.
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn stop(&mut self) -> ExitStatus {
+        self.process.stop().await
+    }
+
+    /// Starts it again with the same settings on the same ports, killed first if it runs, and does not wait; see
+    /// [`Self::ready`].
+    pub fn start_again(&mut self) {
+        self.process.kill9();
+        self.process = run(&self.roles, &self.settings, self.dir.path());
+    }
+
+    /// Waits until it says that it is ready.
+    ///
+    /// # Panics
+    /// When it does not become ready in time.
+    pub async fn ready(&self) {
+        let admin = RestClient::new(self.admin_url(), None);
+        eventually(&format!("{} is ready", self.name), || async {
+            let answer = admin.try_get("/readyz").await?;
+            if answer.status.is_success() {
+                Ok(())
+            } else {
+                Err(format!("{answer:?}"))
+            }
+        })
+        .await;
+    }
+}
+
+fn run(roles: &str, settings: &Settings, dir: &Path) -> Process {
+    let mut command = Command::new(binary());
+    command
+        .args(["serve", "--role", roles])
+        .current_dir(dir)
+        .envs(settings.environment());
+    Process::spawn(roles, command, &dir.join("output.log"))
+}
+
+/// Runs the binary with `arguments` until it ends.
+pub fn command(arguments: &[&str], settings: &Settings) -> Output {
+    Command::new(binary())
+        .args(arguments)
+        .envs(settings.environment())
+        .stdin(Stdio::null())
+        .output()
+        .expect("run the binary")
+}
+
+/// The binary `cuitty-webhooks`, built once per run in the profile of this executable.
+///
+/// # Panics
+/// When it does not build.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let this = std::env::current_exe().expect("this executable has a path");
+        // target/<profile>/bench, or target/<profile>/deps/suites-<hash>
+        let profile_dir = this
+            .ancestors()
+            .skip(1)
+            .find(|dir| !dir.ends_with("deps"))
+            .expect("a directory");
+        let release = profile_dir.ends_with("release");
+        // The cargo on PATH, which knows the workspace's toolchain also when no cargo started this executable.
+        let mut build = Command::new("cargo");
+        build.args([
+            "build",
+            "--quiet",
+            "--package",
+            "cuitty-webhooks-server",
+            "--bin",
+            "cuitty-webhooks",
+        ]);
+        build
+            .args(release.then_some("--release"))
+            .current_dir(crate::workspace());
+        assert!(
+            build.status().expect("run cargo").success(),
+            "cuitty-webhooks does not build"
+        );
+        profile_dir.join("cuitty-webhooks")
+    })
+}

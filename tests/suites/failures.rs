@@ -1,0 +1,134 @@
+//! How each way of failing is told apart, and what it does to the delivery and to its endpoint.
+
+use std::time::Duration;
+
+use cuitty_webhooks_proto::v1::{Attempt, CreateEndpointRequest, DeliveryStatus, GetEndpointRequest};
+use harness::app::{TestApp, summary};
+use harness::eventually::{eventually, is};
+use harness::ports::free_port;
+use harness::receiver::{Receiver, Reply};
+use serde_json::json;
+
+/// The only attempt of a delivery to `url`, and how long the receiver had for it.
+async fn first_attempt(app: &TestApp, url: String) -> Attempt {
+    let request = CreateEndpointRequest {
+        url,
+        timeout_ms: 1000,
+        ..Default::default()
+    };
+    let endpoint = app.create_endpoint(request).await.endpoint.unwrap();
+    let request = cuitty_webhooks_proto::v1::DeliverRequest {
+        endpoint_id: endpoint.id,
+        ..harness::app::event("order.paid", json!({"to": "fail"}).to_string())
+    };
+    let accepted = app.messages().deliver(request).await.unwrap().into_inner();
+    let detail = eventually("the first attempt is known", || async {
+        let detail = app.delivery(&accepted.deliveries[0].id).await;
+        is(detail.attempts.len(), 1).map(|_| detail)
+    })
+    .await;
+    detail.attempts.into_iter().next().unwrap()
+}
+
+fn class(attempt: &Attempt) -> &str {
+    attempt.error.as_ref().map_or("", |error| &error.class)
+}
+
+#[tokio::test]
+async fn each_way_of_failing_has_its_class() {
+    let app = TestApp::start().await;
+    let receiver = Receiver::start();
+    receiver.script("/hangs", [Reply::hang()]);
+    receiver.script("/drips", [Reply::drip(Duration::from_millis(50))]);
+    receiver.script("/resets", [Reply::reset()]);
+    receiver.script(
+        "/redirects",
+        [Reply::status(302).header("location", receiver.url("/elsewhere"))],
+    );
+    receiver.script("/refuses", [Reply::status(404).body("no such tenant")]);
+
+    for (path, expected) in [
+        ("/hangs", "timeout"),
+        ("/drips", "too_slow"),
+        ("/resets", "reset"),
+        ("/redirects", "redirect"),
+        ("/refuses", "status"),
+    ] {
+        let attempt = first_attempt(&app, receiver.url(path)).await;
+        assert_eq!(class(&attempt), expected, "{path}: {attempt:?}");
+        assert_eq!(attempt.outcome, "failed");
+        assert!(attempt.next_attempt_at.is_some(), "{path} is retried");
+        if path == "/hangs" || path == "/drips" {
+            assert!(
+                (950.0..2000.0).contains(&attempt.duration_ms),
+                "{path}: {}",
+                attempt.duration_ms
+            );
+        }
+    }
+    assert_eq!(receiver.requests("/elsewhere").len(), 0);
+
+    let refused = first_attempt(&app, format!("http://127.0.0.1:{}/", free_port())).await;
+    assert_eq!(class(&refused), "connect");
+    assert_eq!(refused.response, None);
+    let plain = first_attempt(&app, format!("https://127.0.0.1:{}/", receiver.port())).await;
+    assert_eq!(class(&plain), "tls");
+}
+
+#[tokio::test]
+async fn a_huge_answer_is_read_up_to_its_cap_and_no_further() {
+    let app = TestApp::start().await;
+    let receiver = Receiver::start();
+    receiver.script("/huge", [Reply::huge(1 << 30)]);
+
+    let attempt = first_attempt(&app, receiver.url("/huge")).await;
+
+    assert_eq!(attempt.outcome, "succeeded");
+    let response = attempt.response.as_ref().unwrap();
+    assert_eq!(
+        (response.status, response.body.len(), response.body_truncated),
+        (200, 16 * 1024, true)
+    );
+    assert!(attempt.duration_ms < 900.0, "{} ms", attempt.duration_ms);
+}
+
+#[tokio::test]
+async fn gone_ends_the_delivery_and_disables_the_endpoint() {
+    let app = TestApp::start().await;
+    let receiver = Receiver::start();
+    receiver.script("/gone", [Reply::status(410)]);
+    let endpoint = app
+        .create_endpoint_at(receiver.url("/gone"))
+        .await
+        .endpoint
+        .unwrap();
+
+    let accepted = app.deliver("order.paid", &json!({})).await;
+    let detail = app.ended(&accepted.deliveries[0].id).await;
+
+    let delivery = summary(&detail);
+    assert_eq!(
+        (delivery.status(), delivery.failure_reason.as_str()),
+        (DeliveryStatus::Failed, "gone")
+    );
+    assert_eq!(delivery.attempt_count, 1);
+    let disabled = eventually("the endpoint is disabled", || async {
+        let request = GetEndpointRequest {
+            endpoint_id: endpoint.id.clone(),
+        };
+        let endpoint = app.endpoints().get_endpoint(request).await.unwrap().into_inner();
+        is(endpoint.active, false).map(|_| endpoint)
+    })
+    .await;
+    assert_eq!(
+        (disabled.disabled_reason.as_str(), disabled.revision),
+        ("gone", 2)
+    );
+
+    // What comes for it now is recorded and ends without an attempt, so that it can be replayed.
+    let accepted = app.deliver("order.paid", &json!({})).await;
+    let detail = app.ended(&accepted.deliveries[0].id).await;
+    assert_eq!(summary(&detail).failure_reason, "endpoint_disabled");
+    assert_eq!(detail.attempts, []);
+    assert_eq!(receiver.requests("/gone").len(), 1);
+}

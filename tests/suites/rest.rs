@@ -198,7 +198,7 @@ async fn refusals_say_what_is_wrong() {
         (json!([]), refusal(400, "malformed_body", &[])),
         (
             with("payload", json!("x".repeat(300_000))),
-            refusal(413, "payload_too_large", &[]),
+            refusal(413, "payload_too_large", &["payload"]),
         ),
         (
             with("payload", json!("x".repeat(256 * 1024 - 1))),

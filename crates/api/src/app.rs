@@ -42,7 +42,7 @@ use crate::{ApiError, metrics as names};
 
 /// Every command and question of the API.
 pub struct App {
-    pub(crate) keys: Keys,
+    pub(crate) keys: Arc<Keys>,
     log: Log,
     directory: Directory,
     store: Store,
@@ -82,7 +82,7 @@ impl App {
     ) -> Result<Self, ApiError> {
         let admin_key = config.admin_key.clone().ok_or(ApiError::NoAdminKey)?;
         Ok(Self {
-            keys: Keys::new(admin_key),
+            keys: Arc::new(Keys::new(admin_key)),
             host_check: HostCheck::new(policy.clone(), &config.nameservers, config.resolve_timeout)?,
             watches: WatchHub::new(log.clone(), config.max_watchers, config.watch_buffer),
             log,

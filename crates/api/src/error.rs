@@ -197,6 +197,11 @@ impl AppError {
                     format!("must be at most {limit} bytes"),
                 )]
             }
+            // The payload is the only part of a request that can be this large.
+            Self::RequestTooLarge { limit } => {
+                let text = format!("must fit into a request of at most {limit} bytes");
+                vec![FieldViolation::new("payload", text)]
+            }
             _ => Vec::new(),
         }
     }

@@ -32,7 +32,7 @@ use tonic_health::server::HealthReporter;
 use tower::{Service, ServiceExt};
 
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::{Caller, Keys};
 use crate::error::AppError;
 use crate::metrics as names;
 
@@ -63,53 +63,57 @@ struct Door {
 pub(crate) fn routes(app: &Arc<App>) -> Result<(Router, HealthReporter), tonic_reflection::server::Error> {
     let door = || Door { app: Arc::clone(app) };
     let (reporter, health) = tonic_health::server::health_reporter();
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(cuitty_webhooks_proto::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
     let mut routes = Router::new();
     routes = add(
         routes,
         keyed(
-            app,
+            &app.keys,
             EndpointServiceServer::new(door()).max_decoding_message_size(MESSAGE_BYTES),
         ),
     );
     routes = add(
         routes,
         keyed(
-            app,
+            &app.keys,
             MessageServiceServer::new(door()).max_decoding_message_size(MESSAGE_BYTES),
         ),
     );
     routes = add(
         routes,
         keyed(
-            app,
+            &app.keys,
             DeliveryServiceServer::new(door()).max_decoding_message_size(MESSAGE_BYTES),
         ),
     );
     routes = add(
         routes,
         keyed(
-            app,
+            &app.keys,
             EventTypeServiceServer::new(door()).max_decoding_message_size(MESSAGE_BYTES),
         ),
     );
     routes = add(
         routes,
         keyed(
-            app,
+            &app.keys,
             ApiKeyServiceServer::new(door()).max_decoding_message_size(MESSAGE_BYTES),
         ),
     );
     routes = add(routes, StatusServiceServer::new(door()));
     routes = add(routes, health);
-    routes = add(routes, reflection().build_v1()?);
+    Ok((with_reflection(routes, &app.keys)?, reporter))
+}
+
+/// Adds what tells of the services. It needs a key too: only status and health answer without one.
+fn with_reflection(routes: Router, keys: &Arc<Keys>) -> Result<Router, tonic_reflection::server::Error> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(cuitty_webhooks_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let routes = add(routes, keyed(keys, reflection().build_v1()?));
     // Older clients, such as grpcurl before 1.8.8, ask in the earlier version.
-    routes = add(routes, reflection().build_v1alpha()?);
-    Ok((routes, reporter))
+    Ok(add(routes, keyed(keys, reflection().build_v1alpha()?)))
 }
 
 fn add<S>(router: Router, service: S) -> Router
@@ -126,20 +130,20 @@ where
 }
 
 /// A service that nobody calls without a key.
-fn keyed<S>(app: &Arc<App>, service: S) -> InterceptedService<S, Authenticate> {
-    InterceptedService::new(service, Authenticate { app: Arc::clone(app) })
+fn keyed<S>(keys: &Arc<Keys>, service: S) -> InterceptedService<S, Authenticate> {
+    let keys = Arc::clone(keys);
+    InterceptedService::new(service, Authenticate { keys })
 }
 
 /// Finds out who calls, before anything else of the call is looked at.
 #[derive(Debug, Clone)]
 struct Authenticate {
-    app: Arc<App>,
+    keys: Arc<Keys>,
 }
 
 impl Interceptor for Authenticate {
     fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
         let caller = self
-            .app
             .keys
             .authenticate(request.metadata().as_ref())
             .inspect_err(|error| {
@@ -159,8 +163,13 @@ fn caller_of<T>(request: &tonic::Request<T>) -> Result<Arc<Caller>, AppError> {
         .ok_or(AppError::MissingKey)
 }
 
-/// Reports the health of every service until `stop` is cancelled: serving while messages can be accepted.
-pub(crate) async fn report_health(reporter: HealthReporter, app: Arc<App>, stop: CancellationToken) {
+/// Reports the health of every service until `stop` is cancelled: serving while messages can be accepted. Then nothing is
+/// served, and the streams of those who watch end, so that their connections can.
+pub(crate) async fn report_health(
+    mut reporter: HealthReporter,
+    is_accepting: impl Fn() -> bool,
+    stop: CancellationToken,
+) {
     let mut tick = tokio::time::interval(HEALTH_INTERVAL);
     let mut last = None;
     loop {
@@ -168,7 +177,7 @@ pub(crate) async fn report_health(reporter: HealthReporter, app: Arc<App>, stop:
             () = stop.cancelled() => true,
             _ = tick.tick() => false,
         };
-        let status = if app.is_accepting() && !stopping {
+        let status = if is_accepting() && !stopping {
             ServingStatus::Serving
         } else {
             ServingStatus::NotServing
@@ -180,6 +189,9 @@ pub(crate) async fn report_health(reporter: HealthReporter, app: Arc<App>, stop:
             }
         }
         if stopping {
+            for name in HEALTH_NAMES {
+                reporter.clear_service_status(name).await;
+            }
             return;
         }
     }
@@ -189,3 +201,6 @@ pub(crate) async fn report_health(reporter: HealthReporter, app: Arc<App>, stop:
 pub(crate) fn is_service_path(path: &str) -> bool {
     path.starts_with("/cuitty.webhooks.v1.") || path.starts_with("/grpc.")
 }
+
+#[cfg(test)]
+mod tests;

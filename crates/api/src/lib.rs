@@ -93,7 +93,7 @@ impl Api {
     ) -> Result<(), ApiError> {
         let (grpc, health) = grpc::routes(&self.app)?;
         let router = serve::router(&self.config, grpc.merge(rest::routes(Arc::clone(&self.app))));
-        let reporter = grpc::report_health(health, Arc::clone(&self.app), soft.clone());
+        let reporter = grpc::report_health(health, || self.app.is_accepting(), soft.clone());
         let end_watches = async {
             soft.cancelled().await;
             self.app.stop_watching();

@@ -165,7 +165,7 @@ fn run(command: Command, mut invocation: Invocation) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         match command {
-            Command::Dev(args) => dev::run(args, invocation).await,
+            Command::Dev(args) => Box::pin(dev::run(args, invocation)).await,
             Command::Api => serve::run(&[Role::Api], &invocation.sources).await,
             Command::Dispatcher => serve::run(&[Role::Dispatcher], &invocation.sources).await,
             Command::Projector => serve::run(&[Role::Projector], &invocation.sources).await,
@@ -178,6 +178,21 @@ fn run(command: Command, mut invocation: Invocation) -> anyhow::Result<()> {
     });
     runtime.shutdown_timeout(EXIT_GRACE);
     result
+}
+
+/// Names the setting that an error is about, unless the error does.
+pub(crate) fn about<E>(setting: &'static str) -> impl FnOnce(E) -> anyhow::Error
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let section = setting.split_inclusive('.').next().unwrap_or_default();
+    move |error| {
+        if error.to_string().starts_with(section) {
+            error.into()
+        } else {
+            anyhow::Error::new(error).context(setting)
+        }
+    }
 }
 
 /// Whether the configuration is to blame.
@@ -226,6 +241,10 @@ mod tests {
             message: "must be a URL".into(),
         };
         assert!(is_configuration(&anyhow::Error::new(bad_url).context("starting")));
+        let down = about("log.url")(LogError::Unavailable("down".into()));
+        assert_eq!(format!("{down:#}"), "log.url: log is not available: down");
+        let named = about("history.url")(HistoryError::BadUrl("no".into()));
+        assert_eq!(format!("{named:#}"), "history.url: no");
         assert!(is_configuration(&Problems(Vec::new()).into()));
         assert!(!is_configuration(&LogError::Unavailable("down".into()).into()));
     }

@@ -26,6 +26,7 @@ use crate::roles::Role;
 
 pub use self::layers::{Origin, Settings, Sources};
 pub use self::problems::{Problem, Problems};
+pub(crate) use self::show::without_passwords;
 
 /// Every key with its default and its description.
 pub const DEFAULTS: &str = include_str!("config.default.toml");

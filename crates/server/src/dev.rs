@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use self::lock::DirectoryLock;
 use self::nats::NatsServer;
-use crate::config::{Config, Origin, Sources};
+use crate::config::{Config, Origin, Sources, without_passwords};
 use crate::roles::{Edge, Role, Running};
 use crate::shutdown::Shutdown;
 
@@ -49,7 +49,7 @@ pub struct DevInfo {
     pub admin: String,
     /// The admin key; `None` when it is configured, and so not ours to tell.
     pub api_key: Option<String>,
-    /// Where nats-server is.
+    /// Where nats-server is, without the password if there is one.
     pub nats_url: String,
     /// Absolute.
     pub data_dir: PathBuf,
@@ -155,7 +155,7 @@ impl Dev {
                 .unwrap_or_default(),
             admin: running.admin_address().to_string(),
             api_key,
-            nats_url: config.log.url,
+            nats_url: without_passwords(&config.log.url),
             data_dir,
         };
         Ok(Self {

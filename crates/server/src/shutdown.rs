@@ -14,10 +14,11 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Turns the first SIGTERM or SIGINT into a soft shutdown, the second into a hard one.
+    /// Turns the first SIGTERM, SIGINT or SIGHUP into a soft shutdown, the second into a hard one.
     pub fn on_signals(&self) -> std::io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         let shutdown = self.clone();
         tokio::spawn(async move {
             for (step, token) in [
@@ -27,6 +28,7 @@ impl Shutdown {
                 tokio::select! {
                     _ = terminate.recv() => {}
                     _ = interrupt.recv() => {}
+                    _ = hangup.recv() => {}
                 }
                 info!("signal received: {step}");
                 token.cancel();

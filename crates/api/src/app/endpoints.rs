@@ -229,16 +229,22 @@ impl App {
 
     /// Decides commands against the endpoint's state and appends what they change, provided that nobody else has changed
     /// the endpoint meanwhile; if so, decides anew on the newer state.
+    ///
+    /// Each command is one append: when the log fails between two, the first stays, and the caller, who is told that the
+    /// log failed, finds it in the endpoint's revision.
     async fn change(
         &self,
         caller: &Caller,
         id: EndpointId,
         commands: impl Fn(&Endpoint) -> Result<Vec<EndpointCommand>, AppError>,
     ) -> Result<Endpoint, AppError> {
+        // Commands whose change is in the log: they are not decided again, nor is the revision that they were decided on
+        // compared with the one that they made.
+        let mut done = 0;
         'decide: for _ in 0..DECISIONS {
             let entry = self.endpoint(caller, id)?;
             let (mut endpoint, mut sequence) = (entry.endpoint.clone(), entry.sequence);
-            for command in commands(&endpoint)? {
+            for (index, command) in commands(&endpoint)?.into_iter().enumerate().skip(done) {
                 let now = self.now();
                 let Some(change) = endpoint::decide(&endpoint, command, now)? else {
                     continue;
@@ -256,6 +262,7 @@ impl App {
                     }
                     Err(error) => return Err(error.into()),
                 };
+                done = index + 1;
                 tracing::info!(
                     log.seq = sequence,
                     endpoint.revision = endpoint.revision,

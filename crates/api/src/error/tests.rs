@@ -118,6 +118,16 @@ async fn rest_names_the_thing_at_fault() {
     );
 }
 
+#[tokio::test]
+async fn a_request_too_large_names_the_payload() {
+    let status = AppError::RequestTooLarge { limit: 9 }.to_status();
+    let details = status.get_error_details();
+    let violation = &details.bad_request().unwrap().field_violations[0];
+    assert_eq!(violation.field, "payload");
+    let error = &body_of(AppError::RequestTooLarge { limit: 9 }).await["error"];
+    assert_eq!(error["fields"][0]["field"], "payload");
+}
+
 #[test]
 fn grpc_carries_the_same_details() {
     let status = AppError::from(Rejection::field("url", "must be short")).to_status();

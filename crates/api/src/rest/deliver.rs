@@ -108,6 +108,9 @@ fn read(headers: &HeaderMap, body: &Bytes) -> Result<NewMessage, AppError> {
         let value = value
             .to_str()
             .map_err(|_| Rejection::field("idempotency_key", "must be visible ASCII in a header"))?;
+        if value.is_empty() {
+            continue;
+        }
         if message.idempotency_key.is_empty() {
             value.clone_into(&mut message.idempotency_key);
         } else if message.idempotency_key != value {

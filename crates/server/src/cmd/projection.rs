@@ -33,8 +33,10 @@ pub(super) async fn run(command: ProjectionCommand, sources: &Sources) -> anyhow
     let bar = Bar::new();
     match command {
         ProjectionCommand::Rebuild { force } => {
-            let store = Store::open(&config.history).await?;
-            let log = Log::connect(config.log).await?;
+            let store = Store::open(&config.history)
+                .await
+                .map_err(super::about("history.url"))?;
+            let log = Log::connect(config.log).await.map_err(super::about("log.url"))?;
             config.projector.id = format!("rebuild-{}", std::process::id());
             let options = RebuildOptions {
                 force,
@@ -59,8 +61,10 @@ pub(super) async fn run(command: ProjectionCommand, sources: &Sources) -> anyhow
             ))
         }
         ProjectionCommand::Verify => {
-            let store = Store::open_existing(&config.history).await?;
-            let log = Log::connect(config.log).await?;
+            let store = Store::open_existing(&config.history)
+                .await
+                .map_err(super::about("history.url"))?;
+            let log = Log::connect(config.log).await.map_err(super::about("log.url"))?;
             let progress = |progress| bar.show(progress);
             let report = verify(&log, &store, &config.projector, &shutdown.soft, progress).await?;
             bar.clear();

@@ -18,7 +18,7 @@ pub(super) enum TopologyCommand {
 pub(super) async fn run(command: TopologyCommand, sources: &Sources) -> anyhow::Result<()> {
     let (config, _) = Config::load(sources, &[])?;
     let _telemetry = telemetry::init(&config.telemetry)?;
-    let log = Log::connect(config.log).await?;
+    let log = Log::connect(config.log).await.map_err(super::about("log.url"))?;
     let topology = match command {
         TopologyCommand::Check => log.check().await?,
         TopologyCommand::Apply => log.ensure().await?,

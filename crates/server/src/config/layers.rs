@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use figment::error::Kind;
 use figment::providers::{Format, Toml};
 use figment::value::{Dict, Tag, Value};
 
@@ -122,11 +123,16 @@ impl Settings {
                 "config.default.toml, which a test parses, is wrong: {error}"
             );
             self.0.insert(key.clone(), defaults[&key].clone());
-            problems.push(Problem {
-                key,
-                origin,
-                message: error.kind.to_string(),
-            });
+            let message = match error.kind {
+                // What was found instead may be the secret itself.
+                Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected)
+                    if SECRETS.contains(&key.as_str()) =>
+                {
+                    format!("must be {expected}")
+                }
+                kind => kind.to_string(),
+            };
+            problems.push(Problem { key, origin, message });
         }
     }
 
@@ -196,7 +202,13 @@ fn defaults() -> Dict {
 
 fn read(path: &Path, problems: &mut Vec<Problem>) -> Dict {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
-    let parsed = text.and_then(|text| Toml::from_str(&text).map_err(|error| error.to_string()));
+    let parsed = text.and_then(|text| {
+        // Not as the error shows itself, for it quotes the line, which may hold a secret.
+        Toml::from_str(&text).map_err(|error| match error.span() {
+            Some(span) => format!("{}: {}", position(&text, span.start), error.message()),
+            None => error.message().to_owned(),
+        })
+    });
     parsed.unwrap_or_else(|message| {
         problems.push(Problem {
             key: "--config".into(),
@@ -205,6 +217,14 @@ fn read(path: &Path, problems: &mut Vec<Problem>) -> Dict {
         });
         Dict::new()
     })
+}
+
+/// `line L, column C` of a byte of `text`, both from 1.
+fn position(text: &str, offset: usize) -> String {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!("line {line}, column {column}")
 }
 
 /// Puts `value` into the tables that the dots of `key` stand for. The tables are there even if there is no value.

@@ -8,6 +8,8 @@ use super::Settings;
 use super::layers::{Origin, SECRETS};
 
 const HIDDEN: &str = "(hidden)";
+/// Of the secrets, those that are URLs.
+const URLS: [&str; 2] = ["history.url", "log.url"];
 
 impl Settings {
     /// As TOML, each value that is not the default with where it comes from. Secrets are left out, and so are passwords
@@ -28,7 +30,16 @@ impl Settings {
                 let _ = writeln!(text, "{gap}[{section}]");
                 table = section;
             }
-            let value = if SECRETS.contains(&key.as_str()) {
+            let value = if URLS.contains(&key.as_str()) {
+                let text = setting.value.as_str().unwrap_or_default();
+                // Only of nats-servers there is a list; elsewhere a comma may belong to a password.
+                let shown = if key == "log.url" {
+                    without_passwords(text)
+                } else {
+                    without_password(text)
+                };
+                render(&shown.into())
+            } else if SECRETS.contains(&key.as_str()) {
                 redact(&setting.value)
             } else {
                 render(&setting.value)
@@ -55,11 +66,6 @@ fn redact(value: &Value) -> String {
     match value {
         Value::Array(_, items) => format!("[{}]", items.iter().map(redact).collect::<Vec<_>>().join(", ")),
         Value::String(_, text) if text.is_empty() => render(value),
-        Value::String(_, text) if text.contains("://") => {
-            let servers = text.split(',').map(without_password).collect::<Vec<_>>();
-            render(&servers.join(",").into())
-        }
-        Value::String(_, text) if text.starts_with("sqlite:") => render(value),
         // Of a sealing key, its id may be seen.
         Value::String(_, text) => match text.split_once(':') {
             Some((id, _)) => render(&format!("{id}:{HIDDEN}").into()),
@@ -69,19 +75,25 @@ fn redact(value: &Value) -> String {
     }
 }
 
-/// A URL with what stands before `@` hidden, but for the user's name, and without its query, where a password may stand
-/// too.
+/// URLs, separated by commas, each with all that stands before `@` hidden, and without its query, where a password may
+/// stand too. NATS takes addresses without a scheme, and a token in the place of the user.
+pub(crate) fn without_passwords(urls: &str) -> String {
+    urls.split(',')
+        .map(without_password)
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
 fn without_password(url: &str) -> String {
-    let (url, query) = url.split_once('?').map_or((url, ""), |(url, _)| (url, "?…"));
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return format!("{url}{query}");
+    let (scheme, rest) = match url.find("://") {
+        Some(at) => url.split_at(at + "://".len()),
+        None => ("", url),
     };
-    let Some((user, host)) = rest.rsplit_once('@') else {
-        return format!("{url}{query}");
+    // Before the query, for a password may hold a question mark.
+    let (user, rest) = match rest.rsplit_once('@') {
+        Some((_, host)) => (format!("{HIDDEN}@"), host),
+        None => (String::new(), rest),
     };
-    match user.split_once(':') {
-        Some((name, _)) => format!("{scheme}://{name}:{HIDDEN}@{host}{query}"),
-        // NATS takes a token in the place of the user.
-        None => format!("{scheme}://{HIDDEN}@{host}{query}"),
-    }
+    let (host, query) = rest.split_once('?').map_or((rest, ""), |(host, _)| (host, "?…"));
+    format!("{scheme}{user}{host}{query}")
 }

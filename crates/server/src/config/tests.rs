@@ -240,13 +240,38 @@ fn nothing_shows_a_secret() {
         "{shown}"
     );
     assert!(
-        shown.contains("url = \"postgres://writer:(hidden)@db/webhooks?…\""),
+        shown.contains("url = \"postgres://(hidden)@db/webhooks?…\""),
         "{shown}"
     );
     assert!(
-        shown.contains("url = \"nats://user:(hidden)@a:4222,nats://(hidden)@b:4222\""),
+        shown.contains("url = \"nats://(hidden)@a:4222,nats://(hidden)@b:4222\""),
         "{shown}"
     );
+}
+
+#[test]
+fn servers_are_shown_without_what_stands_before_them() {
+    for (urls, shown) in [
+        ("nats://a:4222,user:pw@b:4222", "nats://a:4222,(hidden)@b:4222"),
+        ("token@a:4222", "(hidden)@a:4222"),
+        ("nats://u:p?w@a:4222?x=y", "nats://(hidden)@a:4222?…"),
+        ("nats://u:p@w@a:4222", "nats://(hidden)@a:4222"),
+        ("a:4222", "a:4222"),
+        ("sqlite:/data/history.db", "sqlite:/data/history.db"),
+    ] {
+        assert_eq!(without_passwords(urls), shown);
+    }
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_not_quoted() {
+    let (_file, broken) = file("[api]\nadmin_key = \"hunter2\n");
+    let text = Config::load(&broken, &[]).unwrap_err().to_string();
+    assert!(!text.contains("hunter2"), "{text}");
+    assert!(text.contains("line 2, column "), "{text}");
+    let (_file, wrong) = file("[sealing]\nkeys = \"hunter2\"\n");
+    let text = Config::load(&wrong, &[]).unwrap_err().to_string();
+    assert!(!text.contains("hunter2"), "{text}");
 }
 
 #[test]

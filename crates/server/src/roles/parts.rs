@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use super::Edge;
 use crate::admin::Health;
+use crate::cmd::about;
 use crate::config::Config;
 use crate::shutdown::Shutdown;
 
@@ -51,7 +52,7 @@ impl<'a> Parts<'a> {
         health: Arc<Health>,
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
-        let log = Log::connect(config.log.clone()).await?;
+        let log = Log::connect(config.log.clone()).await.map_err(about("log.url"))?;
         let topology = log.ensure().await?;
         for (stream, difference) in topology.drifted() {
             warn!(
@@ -203,7 +204,7 @@ async fn open(config: StoreConfig, migrate: bool) -> anyhow::Result<Store> {
                 warn!(%error, "waiting for a projector to migrate the history");
             }
             Err(error) if error.is_transient() => warn!(%error, "cannot open the history; trying again"),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(about("history.url")(error)),
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

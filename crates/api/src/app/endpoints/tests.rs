@@ -147,6 +147,23 @@ fn a_revision_that_has_passed_is_refused_even_for_active() {
 }
 
 #[test]
+fn only_the_settings_compare_the_revision() {
+    let update = EndpointUpdate {
+        expected_revision: Some(1),
+        ..update(&["active", "url"])
+    };
+    let [(_, ours), (_, disabled)] = apply(&update, &endpoint(1)).try_into().unwrap();
+    assert_eq!((ours.revision, disabled.revision), (2, 3));
+    // Somebody else was faster than the second command: what is left of it is decided on a later revision.
+    let left = update.commands(&ours, &EgressPolicy::default()).unwrap();
+    let decided = endpoint::decide(&ours, left[1].clone(), now());
+    assert_eq!(
+        decided,
+        Ok(Some(EndpointChange::Disabled(DisabledReason::Manual)))
+    );
+}
+
+#[test]
 fn unknown_fields_of_a_mask_are_named() {
     let fields = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(check_fields(&fields(&["url", "active"])), Ok(()));

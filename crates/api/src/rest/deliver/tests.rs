@@ -63,6 +63,7 @@ fn the_idempotency_key_may_be_a_header() {
             body,
             Some("k"),
         ),
+        (&[("idempotency-key", "")], body, Some("k")),
         (&[("idempotency-key", "other")], body, None),
         (
             &[("idempotency-key", "a"), ("x-cuitty-idempotency-key", "b")],

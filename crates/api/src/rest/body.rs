@@ -20,6 +20,9 @@ use crate::error::AppError;
 /// Largest request body, in bytes: the largest payload and room for what stands around it.
 const BODY_BYTES: usize = limits::PAYLOAD_BYTES + 16 * 1024;
 
+/// How much of a body that is too large is read and thrown away before it is refused, in bytes.
+const DISCARD_BYTES: usize = 4 * 1024 * 1024;
+
 /// Most members of a body's object: far more than any request has.
 const MEMBERS: usize = 64;
 
@@ -54,13 +57,30 @@ async fn collect(request: Request<Body>) -> Result<Bytes, AppError> {
         .headers()
         .get(CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let mut body = request.into_body();
     if announced.is_some_and(|length| length > BODY_BYTES as u64) {
+        discard(body).await;
         return Err(too_large());
     }
-    match Limited::new(request.into_body(), BODY_BYTES).collect().await {
+    match Limited::new(&mut body, BODY_BYTES).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            discard(body).await;
+            Err(too_large())
+        }
         Err(_) => Err(AppError::MalformedBody("it ended early".into())),
+    }
+}
+
+/// Reads on, so that a caller who sends before it reads sees the answer and not a reset connection.
+async fn discard(mut body: Body) {
+    let mut left = DISCARD_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        let read = frame.data_ref().map_or(0, Bytes::len);
+        if read > left {
+            return;
+        }
+        left -= read;
     }
 }
 

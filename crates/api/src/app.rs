@@ -3,6 +3,7 @@
 mod deliver;
 mod deliveries;
 mod endpoints;
+mod history;
 mod host;
 mod input;
 mod status;
@@ -19,16 +20,17 @@ use cuitty_webhooks_domain::ids::EndpointId;
 use cuitty_webhooks_domain::names::ProjectId;
 use cuitty_webhooks_domain::rejection::{Rejection, Resource};
 use cuitty_webhooks_domain::seal::KeyRing;
-use cuitty_webhooks_history::Store;
 use cuitty_webhooks_log::directory::{Directory, Entry};
 use cuitty_webhooks_log::{Idempotency, Log};
 use rand::rngs::StdRng;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 pub(crate) use self::deliver::{Accepted, NewMessage};
 pub(crate) use self::deliveries::DeliveryQuery;
 pub(crate) use self::endpoints::{EndpointUpdate, NewEndpoint, Rotation};
+pub(crate) use self::history::History;
 use self::host::HostCheck;
 pub(crate) use self::input::PageInput;
 pub use self::status::ServiceStatus;
@@ -45,13 +47,15 @@ pub struct App {
     pub(crate) keys: Arc<Keys>,
     log: Log,
     directory: Directory,
-    store: Store,
+    history: History,
     key_ring: KeyRing,
     policy: EgressPolicy,
     clock: Clock,
     rng: Mutex<StdRng>,
     host_check: HostCheck,
-    accepts: Semaphore,
+    accepts: Arc<Semaphore>,
+    /// Messages being accepted under a key, whether or not their callers still wait.
+    accepting: TaskTracker,
     /// Opened when the first key comes in.
     idempotency: OnceCell<Idempotency>,
     read_wait: std::time::Duration,
@@ -74,7 +78,7 @@ impl App {
         config: &ApiConfig,
         log: Log,
         directory: Directory,
-        store: Store,
+        history: History,
         key_ring: KeyRing,
         policy: EgressPolicy,
         clock: Clock,
@@ -87,12 +91,13 @@ impl App {
             watches: WatchHub::new(log.clone(), config.max_watchers, config.watch_buffer),
             log,
             directory,
-            store,
+            history,
             key_ring,
             policy,
             clock,
             rng: Mutex::new(rng),
-            accepts: Semaphore::new(config.max_concurrent_accepts),
+            accepts: Arc::new(Semaphore::new(config.max_concurrent_accepts)),
+            accepting: TaskTracker::new(),
             idempotency: OnceCell::new(),
             read_wait: config.read_wait,
             status: StatusCache::default(),
@@ -154,7 +159,7 @@ async fn observed<T>(
         Err(AppError::LogUnavailable(source)) => {
             tracing::warn!(operation, error = %source, "log unavailable");
         }
-        Err(AppError::HistoryUnavailable(source)) => {
+        Err(AppError::HistoryUnavailable(Some(source))) => {
             tracing::warn!(operation, error = %source, "history unavailable");
         }
         Err(error) => tracing::debug!(operation, code, %error, "call refused"),

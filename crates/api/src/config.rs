@@ -1,6 +1,6 @@
 //! What can be configured of the API role.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -41,8 +41,8 @@ pub struct ApiConfig {
     /// How long the name of an endpoint's host may take to resolve when the endpoint is created or changed.
     #[serde(with = "humantime_serde")]
     pub resolve_timeout: Duration,
-    /// DNS servers to ask, on port 53; empty means the system's.
-    pub nameservers: Vec<IpAddr>,
+    /// DNS servers; empty means those of the system.
+    pub nameservers: Vec<SocketAddr>,
 }
 
 impl Default for ApiConfig {

@@ -68,9 +68,11 @@ pub(crate) enum AppError {
     /// The log did not answer. Nothing is promised.
     #[error("the event log is not available; nothing is promised, try again")]
     LogUnavailable(#[source] LogError),
-    /// The history did not answer.
-    #[error("the delivery history is not available")]
-    HistoryUnavailable(#[source] HistoryError),
+    /// The history did not answer, or was not asked: it is not open yet, or could not be reached a moment ago.
+    #[error(
+        "the delivery history is not available; events are accepted and delivered all the same, try again"
+    )]
+    HistoryUnavailable(#[source] Option<HistoryError>),
     /// The history did not reach the sequence in time.
     #[error("the delivery history has not reached log sequence {0} yet")]
     HistoryBehind(u64),
@@ -365,7 +367,7 @@ impl From<LogError> for AppError {
 impl From<HistoryError> for AppError {
     fn from(error: HistoryError) -> Self {
         if error.is_transient() {
-            Self::HistoryUnavailable(error)
+            Self::HistoryUnavailable(Some(error))
         } else {
             Self::internal(error)
         }

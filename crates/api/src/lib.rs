@@ -27,8 +27,10 @@ use cuitty_webhooks_log::Log;
 use cuitty_webhooks_log::directory::Directory;
 use rand::rngs::StdRng;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::History;
 pub use crate::app::{App, ServiceStatus};
 pub use crate::auth::{AdminKey, InvalidAdminKey};
 pub use crate::config::ApiConfig;
@@ -57,6 +59,8 @@ pub struct Api {
 
 impl Api {
     /// Puts the parts together. Nothing is opened and nothing runs until [`Api::run`].
+    ///
+    /// `history` holds the history once it is open. Until then its reads are refused, and everything else works.
     #[expect(
         clippy::too_many_arguments,
         reason = "the parts of the role, each made by the binary"
@@ -65,13 +69,14 @@ impl Api {
         config: ApiConfig,
         log: Log,
         directory: Directory,
-        store: Store,
+        history: watch::Receiver<Option<Store>>,
         key_ring: KeyRing,
         policy: EgressPolicy,
         clock: Clock,
         rng: StdRng,
     ) -> Result<Self, ApiError> {
-        let app = App::new(&config, log, directory, store, key_ring, policy, clock, rng)?;
+        let history = History::new(history);
+        let app = App::new(&config, log, directory, history, key_ring, policy, clock, rng)?;
         Ok(Self {
             config,
             app: Arc::new(app),
@@ -83,8 +88,8 @@ impl Api {
         &self.app
     }
 
-    /// Serves `listener` until `soft` is cancelled, then lets the calls in progress end. What has not ended when `hard`
-    /// is cancelled is cut off.
+    /// Serves `listener` until `soft` is cancelled, then lets the calls in progress end, and the keyed messages that are
+    /// being accepted though their callers are gone. What has not ended when `hard` is cancelled is cut off.
     pub async fn run(
         self,
         listener: TcpListener,
@@ -98,8 +103,9 @@ impl Api {
             soft.cancelled().await;
             self.app.stop_watching();
         };
-        let serving = serve::run(&self.config, listener, router, soft.clone(), hard);
+        let serving = serve::run(&self.config, listener, router, soft.clone(), hard.clone());
         tokio::join!(serving, reporter, end_watches);
+        self.app.finish_accepting(&hard).await;
         Ok(())
     }
 }

@@ -110,7 +110,8 @@ impl HttpClient {
         let connection = capture_connection(&mut request);
 
         let mut exchange = Exchange::default();
-        let answer = timeout_at(deadline, self.client.request(request)).await;
+        let request = connector::within(deadline, self.client.request(request));
+        let answer = timeout_at(deadline, request).await;
         exchange.connected(established(&connection), started);
         match answer {
             Err(_) => {

@@ -18,7 +18,7 @@ use cuitty_webhooks_log::{Log, LogError, WorkEvent};
 use futures_util::FutureExt;
 use rand::RngExt;
 use rand::rngs::StdRng;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -66,6 +66,7 @@ pub struct Dispatcher {
     http: HttpClient,
     clock: Clock,
     rng: StdRng,
+    joined: watch::Sender<bool>,
 }
 
 impl Dispatcher {
@@ -98,12 +99,18 @@ impl Dispatcher {
             http,
             clock,
             rng,
+            joined: watch::Sender::default(),
         })
     }
 
     /// Its name among the dispatchers.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Whether it is one of the dispatchers, for readiness: work comes to it only then.
+    pub fn joined(&self) -> watch::Receiver<bool> {
+        self.joined.subscribe()
     }
 
     /// Works until `soft` is cancelled, then stops pulling, finishes what is in flight for at most `drain_timeout`, and
@@ -128,9 +135,12 @@ impl Dispatcher {
                 Err(error) => return Err(error.into()),
             }
         };
+        let joined = self.joined.clone();
+        joined.send_replace(true);
         let service = Service::new(self, membership);
         let span = tracing::info_span!("dispatcher", dispatcher.id = service.engine.dispatcher_id);
         service.run(soft, hard).instrument(span).await;
+        joined.send_replace(false);
         Ok(())
     }
 }
@@ -166,6 +176,7 @@ impl Service {
             http,
             clock,
             rng,
+            joined: _,
         } = dispatcher;
         let metrics = Metrics::new();
         let engine = Engine {

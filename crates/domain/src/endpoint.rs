@@ -198,10 +198,12 @@ impl Actor {
 /// What somebody wants of an existing endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EndpointCommand {
-    /// Change its settings.
+    /// Change its settings, switch it off or on, or both in one change.
     Update {
         /// All settings after the change.
         settings: Box<EndpointSettings>,
+        /// Whether its deliveries are to be attempted; `None` leaves that as it is.
+        active: Option<bool>,
         /// Refuse unless the endpoint is still at this revision.
         expected_revision: Option<u64>,
     },
@@ -230,10 +232,12 @@ pub enum EndpointChange {
         /// Its first secret.
         secret: Secret,
     },
-    /// Its settings changed.
+    /// Its settings changed, and it may have been switched off or on with them.
     Updated {
         /// All settings after the change.
         settings: Box<EndpointSettings>,
+        /// Why it is not active after the change; `None` while it is.
+        disabled_reason: Option<DisabledReason>,
     },
     /// Its deliveries are not attempted any more.
     Disabled(DisabledReason),
@@ -290,13 +294,14 @@ pub fn decide(
     Ok(match command {
         EndpointCommand::Update {
             settings,
+            active,
             expected_revision,
         } => {
             if let Some(expected) = expected_revision.filter(|&expected| expected != endpoint.revision) {
                 let message = format!("is at revision {}, not {expected}", endpoint.revision);
                 return Err(endpoint.conflict(message));
             }
-            (*settings != endpoint.settings).then_some(EndpointChange::Updated { settings })
+            update(endpoint, settings, active)
         }
         EndpointCommand::Disable(reason) => endpoint.is_active().then_some(EndpointChange::Disabled(reason)),
         EndpointCommand::Enable => (!endpoint.is_active()).then_some(EndpointChange::Enabled),
@@ -323,6 +328,29 @@ pub fn decide(
     })
 }
 
+/// One change, whatever of it is new. An endpoint that is not active keeps its first reason.
+fn update(
+    endpoint: &Endpoint,
+    settings: Box<EndpointSettings>,
+    active: Option<bool>,
+) -> Option<EndpointChange> {
+    let disabled_reason = match active {
+        Some(true) => None,
+        Some(false) => endpoint.disabled_reason.or(Some(DisabledReason::Manual)),
+        None => endpoint.disabled_reason,
+    };
+    if *settings != endpoint.settings {
+        Some(EndpointChange::Updated {
+            settings,
+            disabled_reason,
+        })
+    } else if disabled_reason != endpoint.disabled_reason {
+        Some(disabled_reason.map_or(EndpointChange::Enabled, EndpointChange::Disabled))
+    } else {
+        None
+    }
+}
+
 /// Folds `change`, made at `at`, into `endpoint`.
 pub fn evolve(mut endpoint: Endpoint, change: &EndpointChange, at: DateTime<Utc>) -> Endpoint {
     match change {
@@ -330,7 +358,13 @@ pub fn evolve(mut endpoint: Endpoint, change: &EndpointChange, at: DateTime<Utc>
             endpoint.settings = (**settings).clone();
             endpoint.secrets = vec![secret.clone()];
         }
-        EndpointChange::Updated { settings } => endpoint.settings = (**settings).clone(),
+        EndpointChange::Updated {
+            settings,
+            disabled_reason,
+        } => {
+            endpoint.settings = (**settings).clone();
+            endpoint.disabled_reason = *disabled_reason;
+        }
         EndpointChange::Disabled(reason) => endpoint.disabled_reason = Some(*reason),
         EndpointChange::Enabled => endpoint.disabled_reason = None,
         EndpointChange::SecretRotated {

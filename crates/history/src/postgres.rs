@@ -25,20 +25,24 @@ pub(crate) async fn connect(config: &StoreConfig, schema: Schema) -> Result<Data
     let options = options
         .application_name("cuitty-webhooks")
         .options([("lock_timeout", config.acquire_timeout.as_millis())])
-        .options([
-            // What a crash of the server loses, the projector reads from the log again: rows and checkpoint go together.
-            ("synchronous_commit", "off"),
-            // A plan that was made while the tables were small would be kept when they have grown.
-            ("plan_cache_mode", "force_custom_plan"),
-        ]);
-    let mut first = first_connection(options.connect(), config.acquire_timeout).await?;
+        // A plan that was made while the tables were small would be kept when they have grown.
+        .options([("plan_cache_mode", "force_custom_plan")]);
+    // Nobody would make the tables again that a crash of the server lost.
+    let migrating = options.clone().options([("synchronous_commit", "on")]);
+    let mut first = first_connection(migrating.connect(), config.acquire_timeout).await?;
     migrate::postgres(&mut first, schema).await?;
     first.close().await?;
 
     let pool = PgPoolOptions::new()
         .max_connections(config.max_connections)
         .acquire_timeout(config.acquire_timeout)
-        .connect_lazy_with(options.options([("statement_timeout", config.statement_timeout.as_millis())]));
+        .connect_lazy_with(
+            options
+                .options([("statement_timeout", config.statement_timeout.as_millis())])
+                // What a crash of the server loses, the projector reads from the log again: rows and checkpoint go
+                // together.
+                .options([("synchronous_commit", "off")]),
+        );
     Ok(Database::Postgres(pool))
 }
 

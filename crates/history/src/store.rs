@@ -7,6 +7,7 @@ use cuitty_webhooks_domain::delivery::Delivery;
 use cuitty_webhooks_domain::ids::DeliveryId;
 use sqlx::AssertSqlSafe;
 use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
 
 use crate::apply::{AppliedStats, Batch};
 use crate::config::StoreConfig;
@@ -23,6 +24,8 @@ use crate::{postgres, sqlite};
 
 /// How often the checkpoint is read while somebody waits for it.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// How long a checkpoint counts that was read: another process may have emptied the history since.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// The delivery history. Clones share connections.
 #[derive(Debug, Clone)]
@@ -33,10 +36,26 @@ pub struct Store {
 #[derive(Debug)]
 struct Shared {
     database: Database,
-    /// The checkpoint as this process has last seen it.
-    checkpoint: watch::Sender<u64>,
+    checkpoint: watch::Sender<Seen>,
     /// Held by the one waiter that reads the checkpoint for all.
     polling: Mutex<()>,
+}
+
+/// The checkpoint as this process has last seen it.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    checkpoint: u64,
+    at: Instant,
+}
+
+impl Seen {
+    fn is_fresh(self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) < FRESH
+    }
+
+    fn has_reached(self, sequence: u64, now: Instant) -> bool {
+        self.checkpoint >= sequence && self.is_fresh(now)
+    }
 }
 
 impl Store {
@@ -56,11 +75,12 @@ impl Store {
 
     async fn connect(config: &StoreConfig, schema: Schema) -> Result<Self, HistoryError> {
         let database = Database::connect(config, schema).await?;
+        let at = Instant::now();
         let checkpoint = database.checkpoint().await?;
         Ok(Self {
             shared: Arc::new(Shared {
                 database,
-                checkpoint: watch::Sender::new(checkpoint),
+                checkpoint: watch::Sender::new(Seen { checkpoint, at }),
                 polling: Mutex::default(),
             }),
         })
@@ -68,19 +88,26 @@ impl Store {
 
     /// The log sequence that the rows have reached; 0 at the beginning.
     pub async fn checkpoint(&self) -> Result<u64, HistoryError> {
+        // As old as the question: the answer may have been on its way for a while.
+        let at = Instant::now();
         let checkpoint = self.shared.database.checkpoint().await?;
-        self.shared.checkpoint.send_replace(checkpoint);
+        self.shared.checkpoint.send_replace(Seen { checkpoint, at });
         Ok(checkpoint)
     }
 
     /// Waits until the rows have reached `sequence` of the log; `false` when they have not within `timeout`.
     ///
     /// However many wait, one at a time reads the checkpoint; a batch that this process applies wakes them at once.
+    ///
+    /// Fails with `Unreachable` when the database cannot be asked, or has not answered by then.
     pub async fn wait_for(&self, sequence: u64, timeout: Duration) -> Result<bool, HistoryError> {
         let mut checkpoint = self.shared.checkpoint.subscribe();
         let seen = async {
             // The sender lives as long as `self`.
-            checkpoint.wait_for(|&reached| reached >= sequence).await.is_ok()
+            checkpoint
+                .wait_for(|seen| seen.has_reached(sequence, Instant::now()))
+                .await
+                .is_ok()
         };
         let polled = async {
             let _turn = self.shared.polling.lock().await;
@@ -96,7 +123,14 @@ impl Store {
                 reached = polled => reached,
             }
         };
-        tokio::time::timeout(timeout, reached).await.unwrap_or(Ok(false))
+        if let Ok(reached) = tokio::time::timeout(timeout, reached).await {
+            return reached;
+        }
+        if self.shared.checkpoint.borrow().is_fresh(Instant::now()) {
+            Ok(false)
+        } else {
+            Err(HistoryError::Unreachable(sqlx::Error::PoolTimedOut))
+        }
     }
 
     /// Writes the batch's rows and its checkpoint in one transaction; when this fails, or the future is dropped before
@@ -111,7 +145,7 @@ impl Store {
             Database::Sqlite { writer, .. } => sqlite::apply(writer, batch).await?,
             Database::Postgres(pool) => postgres::apply(pool, batch).await?,
         };
-        self.shared.checkpoint.send_replace(batch.checkpoint);
+        self.arrived_at(batch.checkpoint);
         Ok(stats)
     }
 
@@ -199,12 +233,32 @@ impl Store {
             Database::Sqlite { writer, .. } => sqlite::reset(writer).await?,
             Database::Postgres(pool) => postgres::reset(pool).await?,
         }
-        self.shared.checkpoint.send_replace(0);
+        self.arrived_at(0);
         Ok(())
     }
 
     /// Whether the database answers and holds the history's schema.
     pub async fn ping(&self) -> Result<(), HistoryError> {
         self.shared.database.checkpoint().await.map(drop)
+    }
+
+    fn arrived_at(&self, checkpoint: u64) {
+        let at = Instant::now();
+        self.shared.checkpoint.send_replace(Seen { checkpoint, at });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_counts_for_a_second_after_it_was_seen() {
+        let at = Instant::now();
+        let seen = Seen { checkpoint: 7, at };
+        let last = at + FRESH - Duration::from_nanos(1);
+        assert!(seen.has_reached(7, at) && seen.has_reached(7, last));
+        assert!(!seen.has_reached(8, at));
+        assert!(!seen.has_reached(7, at + FRESH));
     }
 }

@@ -1,6 +1,9 @@
 //! Appending facts: pipelined, repeated under the same id until acknowledged.
 
+mod budget;
+
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use async_nats::header::{
     HeaderMap, HeaderName, HeaderValue, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID,
@@ -13,9 +16,11 @@ use cuitty_webhooks_domain::delivery::{Concluded, Requested, Unmatched};
 use cuitty_webhooks_domain::endpoint::{Actor, Endpoint, EndpointChange};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, instrument};
 
+pub(crate) use self::budget::Budget;
+use self::budget::{Room, Share};
 use crate::Log;
 use crate::codec;
 use crate::connect::backoff;
@@ -31,8 +36,10 @@ const CONTENT_TYPE: HeaderName = HeaderName::from_static("Content-Type");
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// How every message is stored.
 const PROTOBUF: &str = "application/protobuf";
-/// Requests of one call that are under way at the same time; bounds the memory of a large fan-out.
+/// Requests of one call that are under way at the same time: enough to keep nats-server busy.
 const PIPELINE: usize = 256;
+/// How often a publish that waits for a connection looks whether there is one, should it not have been told.
+const CONNECTION_CHECK: Duration = Duration::from_millis(200);
 
 /// Where an event was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,24 +116,35 @@ struct Pending<'a> {
     deadline: Instant,
     connects: watch::Receiver<u64>,
     sent: Result<PublishAckFuture, LogError>,
+    _room: Room<'a>,
 }
 
 impl Log {
     /// Appends requests in this order, pipelined; resolves when every one is stored, with their sequences.
     ///
-    /// Repeating it with the same deliveries stores nothing twice inside `duplicate_window`. After an error some of them
-    /// may be stored.
+    /// Waits while `max_append_bytes` are under way. Repeating it with the same deliveries stores nothing twice inside
+    /// `duplicate_window`. After an error some of them may be stored.
     #[instrument(name = "log.append", level = "debug", skip_all, fields(kind = "requested", events = requests.len()))]
     pub async fn append_requested(&self, requests: &[Requested]) -> Result<Vec<u64>, LogError> {
         let partitions = self.stored_partitions().await?;
+        let share = &self.budget().accepted;
         let mut sequences = Vec::with_capacity(requests.len());
         let mut window = VecDeque::with_capacity(requests.len().min(PIPELINE));
         for request in requests {
-            if window.len() == PIPELINE
-                && let Some(oldest) = window.pop_front()
-            {
-                sequences.push(self.settle(oldest).await?.sequence);
-            }
+            let payload = request.payload.len();
+            let (room, deadline) = loop {
+                let deadline = self.deadline();
+                if window.len() < PIPELINE
+                    && let Some(room) = share.try_take(payload)
+                {
+                    break (room, deadline);
+                }
+                // Our own messages make room first: waiting while they hold some, many calls could wait for one another.
+                match window.pop_front() {
+                    Some(oldest) => sequences.push(self.settle(oldest).await?.sequence),
+                    None => break (share.take(payload, deadline).await?, deadline),
+                }
+            };
             let delivery = &request.delivery;
             let subject = Subject::Work {
                 partition: partition_of(delivery.endpoint_id, partitions),
@@ -137,7 +155,13 @@ impl Log {
             let message = Outgoing::new(subject, codec::encode_requested(request))
                 .id(delivery.delivery_id.to_string())
                 .traceparent(&request.traceparent);
-            window.push_back(self.launch(message).await);
+            let pending = self.launch(message, room, deadline).await;
+            let unsent = pending.sent.is_err();
+            window.push_back(pending);
+            // What could not be sent is tried again, or is the end: the next one would fare no better.
+            while unsent && let Some(oldest) = window.pop_front() {
+                sequences.push(self.settle(oldest).await?.sequence);
+            }
         }
         for pending in window {
             sequences.push(self.settle(pending).await?.sequence);
@@ -154,7 +178,8 @@ impl Log {
         let outgoing = Outgoing::new(subject, codec::encode_unmatched(message))
             .id(message.message_id.to_string())
             .traceparent(&message.traceparent);
-        Ok(self.append(outgoing).await?.sequence)
+        let share = &self.budget().accepted;
+        Ok(self.append_in(share, outgoing).await?.sequence)
     }
 
     /// Appends the end of an attempt; at most one is stored per delivery and attempt number inside `duplicate_window`.
@@ -193,10 +218,10 @@ impl Log {
         expected_last_sequence: u64,
     ) -> Result<u64, LogError> {
         let fields = match change {
-            EndpointChange::Updated { settings } => {
+            EndpointChange::Updated { .. } => {
                 let before = self.endpoint_at(expected_last_sequence).await?;
                 before
-                    .map(|before| codec::changed_fields(&before.settings, settings))
+                    .map(|before| codec::changed_fields(&before, endpoint))
                     .unwrap_or_default()
             }
             _ => Vec::new(),
@@ -235,18 +260,27 @@ impl Log {
 
     /// Publishes `message` until it is acknowledged, at most for `request_timeout`.
     pub(crate) async fn append(&self, message: Outgoing<'_>) -> Result<Appended, LogError> {
-        let pending = self.launch(message).await;
+        self.append_in(&self.budget().others, message).await
+    }
+
+    async fn append_in(&self, share: &Share, message: Outgoing<'_>) -> Result<Appended, LogError> {
+        let deadline = self.deadline();
+        let room = share.take(message.body.len(), deadline).await?;
+        let pending = self.launch(message, room, deadline).await;
         self.settle(pending).await
     }
 
+    /// When an operation that starts now has taken too long.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.config().request_timeout
+    }
+
     /// Publishes `message`, without waiting for its acknowledgement.
-    async fn launch<'a>(&self, message: Outgoing<'a>) -> Pending<'a> {
+    async fn launch<'a>(&self, message: Outgoing<'a>, room: Room<'a>, deadline: Instant) -> Pending<'a> {
         let started = Instant::now();
-        let deadline = started + self.config().request_timeout;
         let mut connects = self.connects();
-        connects.mark_unchanged();
         let subject = message.subject.to_string();
-        let sent = self.send(&subject, &message, deadline).await;
+        let sent = self.send(&subject, &message, &mut connects, deadline).await;
         Pending {
             message,
             subject,
@@ -254,6 +288,7 @@ impl Log {
             deadline,
             connects,
             sent,
+            _room: room,
         }
     }
 
@@ -269,6 +304,7 @@ impl Log {
             deadline,
             mut connects,
             mut sent,
+            _room,
         } = pending;
         let mut pauses = backoff().without_max_times().build();
         let ack = loop {
@@ -293,8 +329,7 @@ impl Log {
             metrics::counter!(names::APPEND_RETRIES).increment(1);
             debug!(subject, %error, "appending again");
             sleep(pause).await;
-            connects.mark_unchanged();
-            sent = self.send(&subject, &message, deadline).await;
+            sent = self.send(&subject, &message, &mut connects, deadline).await;
         };
         metrics::histogram!(names::APPEND_SECONDS).record(started.elapsed());
         if !ack.duplicate {
@@ -306,15 +341,28 @@ impl Log {
         })
     }
 
+    /// Hands `message` to the connection as soon as there is one; `connects` then changes when that one is lost. What is
+    /// handed over while there is none would stay in memory, however long that is and whoever gave up waiting for it.
     async fn send(
         &self,
         subject: &str,
         message: &Outgoing<'_>,
+        connects: &mut watch::Receiver<u64>,
         deadline: Instant,
     ) -> Result<PublishAckFuture, LogError> {
-        let sending = self
-            .jetstream()
-            .send_publish(subject.to_owned(), message.to_message());
+        let sending = async {
+            loop {
+                connects.mark_unchanged();
+                if self.is_connected() {
+                    break;
+                }
+                // Either way the next look tells.
+                let _ = timeout(CONNECTION_CHECK, connects.changed()).await;
+            }
+            self.jetstream()
+                .send_publish(subject.to_owned(), message.to_message())
+                .await
+        };
         match timeout_at(deadline, sending).await {
             Ok(sent) => sent.map_err(|error| LogError::publish(&error, subject, message.expected)),
             Err(_) => Err(LogError::Unavailable("no connection to send on".into())),

@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::connect::parse_servers;
+use crate::error::LogError;
+
 /// Configuration of the log. What describes the streams takes effect with `ensure`; the rest when connecting.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
-    /// Addresses of nats-server, separated by commas: `nats://host:4222,tls://host:4222`. May carry `user:password@`.
+    /// Addresses of nats-server, separated by commas: `nats://host:4222,tls://host:4222`. The first may carry
+    /// `user:password@` or `token@`, percent-encoded, which is used for all.
     pub url: String,
     /// Name of the connection, as nats-server's monitoring shows it.
     pub name: String,
@@ -22,6 +26,9 @@ pub struct LogConfig {
     /// How long one operation may take, reconnecting and repeating included.
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
+    /// Bytes of all appends that may be on their way into the log at the same time, 1 MiB or more; further ones wait. A
+    /// quarter is kept for what is not a message to deliver.
+    pub max_append_bytes: u32,
     /// Partitions of the work, 1 to 64. Fixed when the stream is made.
     pub partitions: u16,
     /// Copies of every stream: 1, or 3 in a cluster.
@@ -55,6 +62,7 @@ impl Default for LogConfig {
             credentials_file: None,
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(10),
+            max_append_bytes: 32 << 20,
             partitions: 16,
             replicas: 1,
             max_age: Duration::from_hours(14 * 24),
@@ -64,6 +72,16 @@ impl Default for LogConfig {
             max_ack_pending: 20_000,
             idempotency_ttl: Duration::from_hours(24),
             lease_ttl: Duration::from_secs(5),
+        }
+    }
+}
+
+impl LogConfig {
+    /// What is wrong with `url`, whatever nats-server may say; shows nothing of it.
+    pub fn url_problem(&self) -> Option<String> {
+        match parse_servers(&self.url) {
+            Err(LogError::Config { message, .. }) => Some(message),
+            _ => None,
         }
     }
 }

@@ -7,14 +7,16 @@ use std::time::Duration;
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use backon::{BackoffBuilder, ExponentialBuilder};
+use percent_encoding::percent_decode_str;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use crate::append::Budget;
 use crate::config::LogConfig;
 use crate::error::LogError;
 use crate::metrics::names;
-use crate::work::Recent;
+use crate::work::Floor;
 use crate::{Inner, Log};
 
 /// The lowest version that fires every timer after it was killed.
@@ -27,8 +29,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Commands that wait for the connection's task; more make their senders wait.
 const SENDER_CAPACITY: usize = 8192;
-/// Publishes that wait for their acknowledgement; more wait to be sent.
-const MAX_ACK_INFLIGHT: usize = 16_384;
+/// Publishes that may wait for their acknowledgement: so many that nobody ever waits here, where one would hold what
+/// others wait for, and where an acknowledgement that was lost counts for `request_timeout`. [`Budget`] bounds them.
+const MAX_ACK_INFLIGHT: usize = 1 << 24;
 
 impl Log {
     /// Connects, and checks that nats-server is new enough and has JetStream.
@@ -54,15 +57,17 @@ impl Log {
         .await?;
         // The client tells of its first connection in its own time; told later, it would look like one made anew.
         let _ = timeout(ATTEMPT_TIMEOUT, connects.wait_for(|&connects| connects > 0)).await;
-        let (partitions, recent) = (AtomicU16::new(0), std::array::from_fn(|_| Recent::default()));
+        let budget = Budget::new(config.max_append_bytes);
+        let (partitions, floors) = (AtomicU16::new(0), std::array::from_fn(|_| Floor::default()));
         Ok(Self {
             inner: Arc::new(Inner {
                 config,
                 client,
                 jetstream,
                 connects,
+                budget,
                 partitions,
-                recent,
+                floors,
             }),
         })
     }
@@ -113,7 +118,7 @@ async fn connect(
             .map(|server| format!("{}:{}", server.host(), server.port()))
             .collect::<Vec<_>>()
     };
-    options(config, connected)
+    options(config, servers, connected)
         .await?
         .connect(servers)
         .await
@@ -139,7 +144,7 @@ pub(crate) fn backoff() -> ExponentialBuilder {
         .with_max_delay(MAX_RECONNECT_DELAY)
 }
 
-fn parse_servers(url: &str) -> Result<Vec<ServerAddr>, LogError> {
+pub(crate) fn parse_servers(url: &str) -> Result<Vec<ServerAddr>, LogError> {
     let invalid = |message: String| LogError::Config {
         setting: "log.url",
         message,
@@ -164,6 +169,7 @@ fn parse_servers(url: &str) -> Result<Vec<ServerAddr>, LogError> {
 
 async fn options(
     config: &LogConfig,
+    servers: &[ServerAddr],
     connected: &Arc<watch::Sender<u64>>,
 ) -> Result<ConnectOptions, LogError> {
     let connected = connected.clone();
@@ -179,7 +185,7 @@ async fn options(
             async move { on_event(&event, &connected) }
         });
     match &config.credentials_file {
-        None => Ok(options),
+        None => Ok(with_login(options, servers)),
         Some(path) => options
             .credentials_file(path)
             .await
@@ -187,6 +193,20 @@ async fn options(
                 setting: "log.credentials_file",
                 message: format!("{} cannot be used: {error}", path.display()),
             }),
+    }
+}
+
+/// Adds what stands before `@` in the first address that has it: a user and a password, or a token. The client looks for
+/// it in its options only.
+fn with_login(options: ConnectOptions, servers: &[ServerAddr]) -> ConnectOptions {
+    let login = servers
+        .iter()
+        .find_map(|server| Some((server.username()?, server.password())));
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    match login {
+        None => options,
+        Some((user, Some(password))) => options.user_and_password(decoded(user), decoded(password)),
+        Some((token, None)) => options.token(decoded(token)),
     }
 }
 

@@ -1,5 +1,9 @@
 //! Idempotency keys: what a request with a key was answered, remembered for a day.
 
+mod resume;
+
+use std::sync::Arc;
+
 use async_nats::jetstream::kv::{CreateErrorKind, Store};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -7,6 +11,7 @@ use cuitty_webhooks_domain::ids::{EndpointId, MessageId};
 use cuitty_webhooks_domain::names::ProjectId;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 
 use crate::Log;
 use crate::codec::CodecError;
@@ -41,14 +46,21 @@ pub enum Claim {
     /// The key was free: the intent is recorded, carry it out.
     New,
     /// The key was used before.
-    Existing(Record),
+    Existing {
+        /// What is remembered.
+        record: Record,
+        /// When it was written, by nats-server's clock. Nothing of a record that is not complete was appended earlier.
+        recorded_at: DateTime<Utc>,
+    },
 }
 
-/// The bucket of idempotency keys. Cheap to clone.
+/// The bucket of idempotency keys, and the way to carry out what is recorded there. Cheap to clone.
 #[derive(Clone)]
 pub struct Idempotency {
     log: Log,
     store: Store,
+    /// Searches of the log that may run at the same time.
+    searches: Arc<Semaphore>,
 }
 
 impl Log {
@@ -58,13 +70,14 @@ impl Log {
         Ok(Idempotency {
             log: self.clone(),
             store,
+            searches: Arc::new(Semaphore::new(resume::SEARCHES)),
         })
     }
 }
 
 impl Idempotency {
-    /// Records `intent` under `key` unless the key is taken. A claim whose answer was lost finds itself when it is
-    /// repeated, as an existing record that is not complete.
+    /// Records `intent` under `key` unless the key is taken. `intent.message_id` must be of this claim alone: by it, a claim
+    /// that was stored while its answer was lost knows itself when it is repeated, and is new.
     pub async fn claim(&self, project_id: &ProjectId, key: &str, intent: &Intent) -> Result<Claim, LogError> {
         let key = entry_key(project_id, key);
         let record = Record {
@@ -72,7 +85,11 @@ impl Idempotency {
             log_sequence: None,
         }
         .encode()?;
-        self.log.retried(|| self.claim_once(&key, &record)).await
+        let claim = self.log.retried(|| self.claim_once(&key, &record)).await?;
+        Ok(match claim {
+            Claim::Existing { record, .. } if record.intent.message_id == intent.message_id => Claim::New,
+            claim => claim,
+        })
     }
 
     async fn claim_once(&self, key: &str, record: &Bytes) -> Result<Claim, LogError> {
@@ -81,8 +98,11 @@ impl Idempotency {
             Err(error) if error.kind() == CreateErrorKind::AlreadyExists => {}
             Err(error) => return Err(LogError::unavailable(error)),
         }
-        match self.store.get(key).await.map_err(LogError::unavailable)? {
-            Some(found) => Ok(Claim::Existing(Record::decode(&found)?)),
+        match self.store.entry(key).await.map_err(LogError::unavailable)? {
+            Some(found) => Ok(Claim::Existing {
+                record: Record::decode(&found.value)?,
+                recorded_at: time_of(found.created.unix_timestamp_nanos()),
+            }),
             None => Err(LogError::Unavailable(
                 "an idempotency key expired while it was read".into(),
             )),
@@ -111,6 +131,11 @@ impl Idempotency {
         };
         self.log.retried(put).await.map(drop)
     }
+}
+
+/// Nanoseconds in an i64 reach until 2262.
+fn time_of(nanos: i128) -> DateTime<Utc> {
+    DateTime::from_timestamp_nanos(i64::try_from(nanos).unwrap_or(i64::MAX))
 }
 
 /// Keys are the caller's and may hold anything, the bucket's may not.

@@ -21,7 +21,7 @@ pub struct PartitionLag {
 }
 
 impl Log {
-    /// The lag of every partition that was ever worked on, in order.
+    /// The lag of every partition, in order.
     pub async fn consumer_lag(&self) -> Result<Vec<PartitionLag>, LogError> {
         let partitions = self.stored_partitions().await?;
         let lags = stream::iter(0..partitions).map(|partition| async move {

@@ -42,6 +42,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use crate::append::Appended;
+use crate::append::Budget;
 pub use crate::codec::CodecError;
 pub use crate::config::LogConfig;
 pub use crate::error::LogError;
@@ -49,7 +50,7 @@ pub use crate::idempotency::{Claim, Idempotency, Intent, Record};
 pub use crate::lag::PartitionLag;
 pub use crate::read::{EventBody, EventReader, StoredEvent};
 pub use crate::topology::{StreamState, StreamStatus, Topology};
-use crate::work::Recent;
+use crate::work::Floor;
 pub use crate::work::{Acker, WorkEvent, WorkItem, WorkStream};
 
 /// A connection to the log. Clones share it.
@@ -64,10 +65,11 @@ struct Inner {
     jetstream: jetstream::Context,
     /// Counts the connections that were made, so that whoever waits for an answer knows when it is lost.
     connects: watch::Receiver<u64>,
+    budget: Budget,
     /// As the stream's metadata say; 0 until they were read.
     partitions: AtomicU16,
-    /// Work done lately, by partition.
-    recent: [Recent; topology::MAX_PARTITIONS as usize],
+    /// What is known to be done, by partition.
+    floors: [Floor; topology::MAX_PARTITIONS as usize],
 }
 
 impl fmt::Debug for Log {
@@ -121,9 +123,14 @@ impl Log {
         self.inner.connects.clone()
     }
 
-    /// The work of `partition` that was done here lately.
-    pub(crate) fn recent(&self, partition: u16) -> &Recent {
-        &self.inner.recent[usize::from(partition) % self.inner.recent.len()]
+    /// The bytes that may be on their way into the log.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.inner.budget
+    }
+
+    /// What of `partition`'s work is known to be done.
+    pub(crate) fn floor(&self, partition: u16) -> &Floor {
+        &self.inner.floors[usize::from(partition) % self.inner.floors.len()]
     }
 
     /// A key-value bucket of the topology, named without the prefix `KV_`.

@@ -10,6 +10,8 @@ pub mod names {
     pub const APPEND_SECONDS: &str = "webhooks_log_append_seconds";
     /// Appends sent again because no answer came.
     pub const APPEND_RETRIES: &str = "webhooks_log_append_retries_total";
+    /// Appends that had to wait until others were acknowledged.
+    pub const APPEND_WAITS: &str = "webhooks_log_append_waits_total";
     /// Connections made to nats-server, the first one included.
     pub const CONNECTS: &str = "webhooks_log_connects_total";
     /// Consumers attached again after they were lost or fell silent, by `use` (`read`, `work`, `directory`,
@@ -43,6 +45,11 @@ pub fn describe() {
         names::APPEND_RETRIES,
         Unit::Count,
         "Appends sent again because no answer came"
+    );
+    metrics::describe_counter!(
+        names::APPEND_WAITS,
+        Unit::Count,
+        "Appends that had to wait until others were acknowledged"
     );
     metrics::describe_counter!(names::CONNECTS, Unit::Count, "Connections made to nats-server");
     metrics::describe_counter!(

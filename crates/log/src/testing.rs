@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{Log, LogConfig};
 
@@ -134,4 +134,12 @@ pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> b
         assert!(Instant::now() < deadline, "never happened: {what}");
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Lets `span` pass, in which `event` must not happen. The one way to see that something never comes: as long as it would
+/// take to come, and some more.
+pub(crate) async fn never_within<T>(span: Duration, what: &str, event: impl Future<Output = T>) {
+    let started = Instant::now();
+    let happened = timeout(span, event).await.is_ok();
+    assert!(!happened, "happened after {:?}: {what}", started.elapsed());
 }

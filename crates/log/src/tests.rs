@@ -1,7 +1,9 @@
 //! The log's behaviour on a real nats-server.
 
 mod append;
+mod budget;
 mod connect;
+mod durable;
 mod fixtures;
 mod idempotency;
 mod read;

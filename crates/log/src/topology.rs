@@ -1,4 +1,4 @@
-//! The streams and buckets that the log consists of: how each must be, and making it so.
+//! The streams, buckets and durable consumers that the log consists of: how each must be, and making it so.
 
 mod streams;
 
@@ -8,6 +8,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{Config, Info};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -15,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::Log;
 use crate::error::LogError;
+use crate::work::durable_name;
 
 /// Every delivery fact.
 pub const STREAM: &str = "WEBHOOKS";
@@ -26,11 +28,13 @@ pub const INGEST_STREAM: &str = "WEBHOOKS_INGEST";
 pub const IDEMPOTENCY_BUCKET: &str = "WEBHOOKS_IDEMPOTENCY";
 /// Bucket: heartbeats of live dispatchers, partition leases, the projector's lease.
 pub const DISPATCHERS_BUCKET: &str = "WEBHOOKS_DISPATCHERS";
-/// Bucket: cursor of each detached lane.
+/// Bucket: cursor of each detached lane; per partition, what of its work is known to be done.
 pub const LANES_BUCKET: &str = "WEBHOOKS_LANES";
 
 /// Most partitions that a stream can have.
 pub const MAX_PARTITIONS: u16 = 64;
+/// Durable consumers visited at the same time.
+const CONCURRENCY: usize = 16;
 /// The stream's metadata key that holds the number of partitions.
 const PARTITIONS_KEY: &str = "cuitty.webhooks.partitions";
 
@@ -76,7 +80,8 @@ pub enum StreamState {
 }
 
 impl Log {
-    /// Makes and updates the streams as the configuration says. Idempotent; several processes may do so at once.
+    /// Makes and updates the streams, and the durable consumer of every partition, as the configuration says. Idempotent;
+    /// several processes may do so at once.
     ///
     /// What cannot be changed is reported as drift if the service can work with it (the number of partitions), and an
     /// error otherwise.
@@ -85,7 +90,7 @@ impl Log {
     }
 
     /// Compares the streams with the configuration and changes nothing. A missing one is an error, and so is one that
-    /// the service cannot work with.
+    /// the service cannot work with. Durable consumers that are missing are drift of [`STREAM`].
     pub async fn check(&self) -> Result<Topology, LogError> {
         self.visit(false).await
     }
@@ -117,15 +122,21 @@ impl Log {
                     });
                 }
             }
-            match &state {
+            statuses.push(StreamStatus { name, state });
+        }
+        self.inner.partitions.store(partitions, Ordering::Relaxed);
+        let differences = self.visit_durables(partitions, apply).await?;
+        if let Some(status) = statuses.iter_mut().find(|status| status.name == STREAM) {
+            status.state = with_durables(&status.state, differences, apply);
+        }
+        for StreamStatus { name, state } in &statuses {
+            match state {
                 StreamState::Drifted(difference) => warn!(stream = name, difference, "stream has drifted"),
                 StreamState::Created => info!(stream = name, "stream created"),
                 StreamState::Updated => info!(stream = name, "stream updated"),
                 StreamState::Unchanged => {}
             }
-            statuses.push(StreamStatus { name, state });
         }
-        self.inner.partitions.store(partitions, Ordering::Relaxed);
         Ok(Topology {
             partitions,
             streams: statuses,
@@ -191,6 +202,19 @@ impl Log {
         }
     }
 
+    /// Compares the partitions' durable consumers with the configuration, and with `apply` makes them so: what differed.
+    async fn visit_durables(&self, partitions: u16, apply: bool) -> Result<Vec<String>, LogError> {
+        let visits = stream::iter(0..partitions).map(|partition| async move {
+            let difference = self.visit_durable(partition, apply).await?;
+            Ok(difference.map(|difference| format!("{} is {difference}", durable_name(partition))))
+        });
+        visits
+            .buffered(CONCURRENCY)
+            .try_filter_map(|difference| async move { Ok(difference) })
+            .try_collect()
+            .await
+    }
+
     /// What nats-server knows about a stream; `None` when it does not exist.
     pub(crate) async fn stream_info(&self, name: &str) -> Result<Option<Info>, LogError> {
         match self.js_api(&format!("STREAM.INFO.{name}"), &json!({})).await? {
@@ -215,6 +239,19 @@ impl Log {
             Response::Ok(answer) => Ok(Ok(answer)),
             Response::Err { error } => Ok(Err(error)),
         }
+    }
+}
+
+/// The state of the stream in whose durable consumers there were these differences, `applied` or not.
+fn with_durables(state: &StreamState, differences: Vec<String>, applied: bool) -> StreamState {
+    match state {
+        state if differences.is_empty() => state.clone(),
+        StreamState::Unchanged if applied => StreamState::Updated,
+        state if applied => state.clone(),
+        StreamState::Drifted(difference) => {
+            StreamState::Drifted([vec![difference.clone()], differences].concat().join("; "))
+        }
+        _ => StreamState::Drifted(differences.join("; ")),
     }
 }
 

@@ -1,29 +1,27 @@
 //! The work of a partition: pulled, acknowledged, delivered again when it is not.
 
+mod durable;
 mod floor;
-mod recent;
+mod known;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Subject as ReplySubject;
-use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::{self, AckKind, ErrorCode};
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::{self, AckKind};
 use cuitty_webhooks_domain::delivery::{Due, Requested};
 use futures_util::{FutureExt, StreamExt};
-use serde_json::json;
 use tokio::time::timeout;
-use tracing::warn;
+use tokio_util::task::AbortOnDropHandle;
 
-use self::floor::Floor;
-pub(crate) use self::recent::Recent;
+pub(crate) use self::durable::durable_name;
+pub(crate) use self::floor::Floor;
 use crate::Log;
 use crate::codec::{self, CodecError};
 use crate::consume::{self, Attachment};
 use crate::error::LogError;
 use crate::metrics::names;
-use crate::subjects::{Kind, Subject, work_filter};
-use crate::topology::STREAM;
+use crate::subjects::{Kind, Subject};
 
 /// Items that are pulled ahead of the worker.
 const BATCH: usize = 256;
@@ -66,7 +64,6 @@ pub struct Acker {
     log: Log,
     partition: u16,
     id: ItemId,
-    floor: Arc<Floor>,
 }
 
 /// Tells a stored message from any other, even of a stream that was made anew.
@@ -101,8 +98,7 @@ impl Acker {
     }
 
     fn done(&self) {
-        self.floor.done(self.id.sequence);
-        self.log.recent(self.partition).insert(self.id);
+        self.log.floor(self.partition).done(self.id);
     }
 
     async fn say(&self, word: AckKind) -> Result<(), LogError> {
@@ -126,7 +122,8 @@ pub struct WorkStream {
     log: Log,
     partition: u16,
     attachment: Attachment,
-    floor: Arc<Floor>,
+    /// Stores what is known to be done, every now and then.
+    _keeping: AbortOnDropHandle<()>,
 }
 
 impl Log {
@@ -136,7 +133,7 @@ impl Log {
             log: self.clone(),
             partition,
             attachment: Attachment::new("work", self),
-            floor: Arc::default(),
+            _keeping: AbortOnDropHandle::new(tokio::spawn(durable::keep(self.clone(), partition))),
         };
         stream.messages().await?;
         Ok(stream)
@@ -146,15 +143,17 @@ impl Log {
 impl WorkStream {
     /// The next item. Cancel safe. After an error the caller may just go on: the stream attaches anew, with back-off.
     ///
-    /// An item comes again when `ack_wait` passed without a word about it, even to the same worker. It does not when the
-    /// word was given here and nats-server, killed, forgot it: that is acknowledged again and left out.
+    /// An item comes again when `ack_wait` passed without a word about it, even to the same worker. It does not when it is
+    /// known to be done, though nats-server was killed and forgot the word, or lost its consumer: that is acknowledged
+    /// again and left out.
     pub async fn next(&mut self) -> Result<WorkItem, LogError> {
         loop {
             match self.messages().await?.next().await {
                 Some(Ok(message)) => {
                     self.attachment.delivered();
+                    let delivery = consume::position(&message)?.consumer_sequence;
                     let item = self.item(message)?;
-                    if !self.log.recent(self.partition).contains(item.acker.id) {
+                    if self.log.floor(self.partition).take(item.acker.id, delivery) {
                         return Ok(item);
                     }
                     item.acker.ack().await?;
@@ -168,30 +167,16 @@ impl WorkStream {
     /// Stops pulling and hands back at once what was pulled but not taken, so that whoever pulls the partition next
     /// does not wait for `ack_wait`.
     pub async fn close(self) {
-        let Some(mut messages) = self.attachment.into_messages() else {
-            return;
-        };
-        let mut untaken = Vec::new();
-        while let Some(Some(Ok(message))) = messages.next().now_or_never() {
-            untaken.push(message);
+        if let Some(messages) = self.attachment.into_messages() {
+            hand_back(messages).await;
         }
-        drop(messages);
-        for message in untaken {
-            // When this fails, the items come again after `ack_wait`.
-            if message
-                .ack_with(AckKind::Nak(Some(HAND_BACK_DELAY)))
-                .await
-                .is_err()
-            {
-                return;
-            }
-        }
+        durable::keep_last(&self.log, self.partition).await;
     }
 
     async fn messages(&mut self) -> Result<&mut pull::Stream, LogError> {
-        let (log, partition, floor) = (&self.log, self.partition, &self.floor);
+        let (log, partition) = (&self.log, self.partition);
         self.attachment
-            .messages(|| Box::pin(attach(log.clone(), partition, floor.clone())))
+            .messages(|| Box::pin(attach(log.clone(), partition)))
             .await
     }
 
@@ -203,7 +188,6 @@ impl WorkStream {
         };
         let delivered = u64::try_from(info.delivered).unwrap_or(1);
         let message = message.message;
-        self.floor.taken(id.sequence);
         let reply = message
             .reply
             .ok_or_else(|| LogError::Protocol("a work item without a reply subject".into()))?;
@@ -212,7 +196,6 @@ impl WorkStream {
             log: self.log.clone(),
             partition: self.partition,
             id,
-            floor: self.floor.clone(),
         };
         let event = WorkEvent::decode(&message.subject, message.payload);
         Ok(WorkItem {
@@ -240,65 +223,27 @@ impl WorkEvent {
     }
 }
 
-/// The name of a partition's durable consumer.
-pub(crate) fn durable_name(partition: u16) -> String {
-    format!("dispatch-{partition}")
-}
-
-/// Attaches to the durable consumer of `partition`; makes it when it is missing, changes it when it is configured
-/// otherwise. One that was lost goes on where its last one knew all to be done.
-async fn attach(log: Log, partition: u16, floor: Arc<Floor>) -> Result<pull::Stream, LogError> {
-    let name = durable_name(partition);
-    let found = log.consumer_info(&name).await?;
-    let deliver_policy = match (&found, floor.resume_at()) {
-        (Some(found), _) => {
-            floor.attached(
-                found.ack_floor.stream_sequence,
-                found.delivered.stream_sequence,
-                found.num_ack_pending as u64,
-            );
-            found.config.deliver_policy
-        }
-        (None, Some(start_sequence)) => {
-            warn!(
-                partition,
-                log.seq = start_sequence,
-                "durable consumer was lost, making it again"
-            );
-            DeliverPolicy::ByStartSequence { start_sequence }
-        }
-        (None, None) => DeliverPolicy::All,
-    };
-    let config = pull::Config {
-        durable_name: Some(name),
-        deliver_policy,
-        ack_policy: AckPolicy::Explicit,
-        ack_wait: log.config().ack_wait,
-        max_ack_pending: log.config().max_ack_pending,
-        filter_subject: work_filter(partition),
-        ..pull::Config::default()
-    };
-    let consumer: consumer::PullConsumer = log
-        .jetstream()
-        .create_consumer_on_stream(config, STREAM)
-        .await
-        .map_err(LogError::unavailable)?;
+/// Attaches to the durable consumer of `partition`.
+async fn attach(log: Log, partition: u16) -> Result<pull::Stream, LogError> {
+    let consumer = log.durable(partition).await?;
     consume::pull(&consumer, BATCH, BATCH_BYTES).await
 }
 
-impl Log {
-    /// What nats-server knows about a consumer of the log; `None` when it does not exist.
-    pub(crate) async fn consumer_info(&self, name: &str) -> Result<Option<consumer::Info>, LogError> {
-        match self
-            .js_api(&format!("CONSUMER.INFO.{STREAM}.{name}"), &json!({}))
-            .await?
+/// Hands back what was pulled and not taken.
+async fn hand_back(mut messages: pull::Stream) {
+    let mut untaken = Vec::new();
+    while let Some(Some(Ok(message))) = messages.next().now_or_never() {
+        untaken.push(message);
+    }
+    drop(messages);
+    for message in untaken {
+        // When this fails, the items come again after `ack_wait`.
+        if message
+            .ack_with(AckKind::Nak(Some(HAND_BACK_DELAY)))
+            .await
+            .is_err()
         {
-            Ok(info) => Ok(Some(info)),
-            Err(error) if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND => Ok(None),
-            Err(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Err(LogError::NoTopology {
-                stream: STREAM.into(),
-            }),
-            Err(error) => Err(LogError::from_jetstream(&error)),
+            return;
         }
     }
 }

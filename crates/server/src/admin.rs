@@ -1,5 +1,6 @@
 //! The second listener, for orchestrators and monitoring: `/livez`, `/readyz`, `/metrics`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,21 +19,25 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Longest wait for one component to answer a probe.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+use crate::roles::Role;
+
+/// Longest wait for one component to answer a probe. Whoever probes us may wait for a second only.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often samples of histograms are folded, so that they do not pile up between scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the process's roles need, filled in as they start.
 #[derive(Default)]
 pub struct Health {
-    /// Whether a role reads the endpoint directory.
-    pub needs_directory: bool,
-    /// Whether a role reads or writes the history.
-    pub needs_history: bool,
+    /// What the process does.
+    pub roles: Vec<Role>,
     pub(crate) log: OnceLock<Log>,
     pub(crate) directory: OnceLock<Directory>,
     pub(crate) history: OnceLock<Store>,
+    /// Whether a try to open the history has failed.
+    pub(crate) history_failed: AtomicBool,
+    /// Whether this dispatcher is one of the dispatchers.
+    pub(crate) dispatcher: OnceLock<watch::Receiver<bool>>,
     pub(crate) projector: OnceLock<watch::Receiver<ProjectorStatus>>,
     /// Cancelled when a shutdown begins.
     pub(crate) draining: CancellationToken,
@@ -41,17 +46,20 @@ pub struct Health {
 /// The answer of `/readyz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Readiness {
-    /// Whether the process does what it is for.
+    /// Whether each role of the process can do its work.
     pub ready: bool,
-    /// `ok`, or what is missing; absent when no role needs it.
+    /// `ok`, `starting` or `down`.
     pub log: &'static str,
-    /// As above.
+    /// As above; absent when no role uses it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<&'static str>,
-    /// As above.
+    /// As above. An API is ready without it: it accepts, and refuses reads of the history.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<&'static str>,
-    /// `active`, `standby` or `stalled`; absent without that role.
+    /// `starting`, or `joined` once work can come to it; absent without that role.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dispatcher: Option<&'static str>,
+    /// `starting`, `active`, `standby` or `stalled`; absent without that role.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub projector: Option<&'static str>,
     /// Whether a shutdown has begun.
@@ -61,9 +69,22 @@ pub struct Readiness {
 const OK: &str = "ok";
 const STARTING: &str = "starting";
 const DOWN: &str = "down";
+const JOINED: &str = "joined";
+const ACTIVE: &str = "active";
+const STANDBY: &str = "standby";
 const STALLED: &str = "stalled";
 
 impl Health {
+    /// Whether a role looks endpoints up.
+    pub(crate) fn uses_directory(&self) -> bool {
+        self.has(Role::Api) || self.has(Role::Dispatcher)
+    }
+
+    /// Whether a role reads or writes the history.
+    pub(crate) fn uses_history(&self) -> bool {
+        self.has(Role::Api) || self.has(Role::Projector)
+    }
+
     /// How things stand now. An idle projector that stands by is ready; one that is held up by the database is not.
     pub async fn readiness(&self) -> Readiness {
         let log = match self.log.get() {
@@ -71,43 +92,69 @@ impl Health {
             Some(log) if log.is_connected() => OK,
             Some(_) => DOWN,
         };
-        let directory = self.needs_directory.then(|| match self.directory.get() {
+        let directory = self.uses_directory().then(|| match self.directory.get() {
             None => STARTING,
             Some(directory) if directory.is_live() => OK,
             Some(_) => DOWN,
         });
-        let history = if self.needs_history {
+        let history = if self.uses_history() {
             Some(self.history_state().await)
         } else {
             None
         };
-        let projector = self.projector.get().map(|status| match *status.borrow() {
-            ProjectorStatus { stalled: true, .. } => STALLED,
-            ProjectorStatus { active: true, .. } => "active",
-            ProjectorStatus { .. } => "standby",
+        let dispatcher = self.has(Role::Dispatcher).then(|| match self.dispatcher.get() {
+            Some(joined) if *joined.borrow() => JOINED,
+            _ => STARTING,
         });
-        let draining = self.draining.is_cancelled();
-        let parts = [Some(log), directory, history];
-        let ready =
-            !draining && parts.into_iter().flatten().all(|part| part == OK) && projector != Some(STALLED);
-        Readiness {
-            ready,
+        let projector = self.has(Role::Projector).then(|| {
+            let status = self.projector.get().map(|status| *status.borrow());
+            match status {
+                None => STARTING,
+                Some(ProjectorStatus { stalled: true, .. }) => STALLED,
+                Some(ProjectorStatus { active: true, .. }) => ACTIVE,
+                Some(ProjectorStatus { .. }) => STANDBY,
+            }
+        });
+        let mut readiness = Readiness {
+            ready: false,
             log,
             directory,
             history,
+            dispatcher,
             projector,
-            draining,
-        }
+            draining: self.draining.is_cancelled(),
+        };
+        readiness.ready = readiness.is_ready();
+        readiness
+    }
+
+    fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
     }
 
     async fn history_state(&self) -> &'static str {
         let Some(store) = self.history.get() else {
-            return STARTING;
+            let failed = self.history_failed.load(Ordering::Relaxed);
+            return if failed { DOWN } else { STARTING };
         };
         match tokio::time::timeout(PROBE_TIMEOUT, store.ping()).await {
             Ok(Ok(())) => OK,
             _ => DOWN,
         }
+    }
+}
+
+impl Readiness {
+    fn is_ready(&self) -> bool {
+        let projects = match self.projector {
+            None => true,
+            Some(state) => matches!(state, ACTIVE | STANDBY) && self.history == Some(OK),
+        };
+        !self.draining
+            && self.log == OK
+            && self.directory.is_none_or(|state| state == OK)
+            && self.dispatcher.is_none_or(|state| state == JOINED)
+            && projects
     }
 }
 
@@ -151,4 +198,45 @@ async fn render(State(metrics): State<PrometheusHandle>) -> impl IntoResponse {
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
         metrics.render(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything is well with a process of all roles.
+    const WELL: Readiness = Readiness {
+        ready: true,
+        log: OK,
+        directory: Some(OK),
+        history: Some(OK),
+        dispatcher: Some(JOINED),
+        projector: Some(STANDBY),
+        draining: false,
+    };
+
+    fn ready(change: impl FnOnce(&mut Readiness)) -> bool {
+        let mut readiness = WELL;
+        change(&mut readiness);
+        readiness.is_ready()
+    }
+
+    #[test]
+    fn a_process_is_ready_when_each_of_its_roles_can_work() {
+        assert!(ready(|_| {}));
+        assert!(!ready(|it| it.log = DOWN));
+        assert!(!ready(|it| it.directory = Some(STARTING)));
+        assert!(!ready(|it| it.dispatcher = Some(STARTING)));
+        assert!(!ready(|it| it.projector = Some(STALLED)));
+        assert!(!ready(|it| it.projector = Some(STARTING)));
+        assert!(!ready(|it| it.draining = true));
+    }
+
+    #[test]
+    fn a_projector_needs_the_history_and_an_api_does_not() {
+        for state in [STARTING, DOWN] {
+            assert!(!ready(|it| it.history = Some(state)));
+            assert!(ready(|it| (it.history, it.projector) = (Some(state), None)));
+        }
+    }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use self::lock::DirectoryLock;
 use self::nats::NatsServer;
@@ -40,8 +41,8 @@ pub struct DevOptions {
     pub path: Option<OsString>,
 }
 
-/// What others need to know of a running [`Dev`]: the line of `--ready-json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// What others need to know of a running [`Dev`]: the line of `--ready-json`. It holds a key, so it has no `Debug`.
+#[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct DevInfo {
     /// Address of the API.
     pub listen: String,
@@ -63,8 +64,7 @@ pub struct Dev {
     _lock: DirectoryLock,
 }
 
-/// A data directory that is locked, and the configuration to run on it.
-#[derive(Debug)]
+/// A data directory that is locked, and the configuration to run on it. It holds a key, so it has no `Debug`.
 pub struct Prepared {
     data_dir: PathBuf,
     lock: DirectoryLock,
@@ -122,7 +122,15 @@ impl Prepared {
 
 impl Dev {
     /// Starts nats-server, unless one is configured, and every role; returns when all of them are ready.
-    pub async fn start(prepared: Prepared, edge: Edge, shutdown: Shutdown) -> anyhow::Result<Self> {
+    ///
+    /// `asked` is what the process is asked for: its soft token, cancelled before that, gives the start up, and the answer
+    /// is `None` once everything has ended again; its hard one kills nats-server. The roles follow `roles`.
+    pub async fn start(
+        prepared: Prepared,
+        edge: Edge,
+        asked: &Shutdown,
+        roles: Shutdown,
+    ) -> anyhow::Result<Option<Self>> {
         let Prepared {
             data_dir,
             lock,
@@ -131,22 +139,24 @@ impl Dev {
             path,
             mut config,
         } = prepared;
-        let nats = if starts_nats {
-            let program = locate::nats_server(config.dev.nats_server.as_deref(), path.as_deref()).await?;
-            let nats = NatsServer::start(program, data_dir.join("nats")).await?;
-            config.log.url = nats.url();
-            Some(nats)
-        } else {
-            None
-        };
-        let running = match start_roles(&config, edge, shutdown).await {
-            Ok(running) => running,
-            Err(error) => {
-                if let Some(nats) = nats {
-                    nats.stop().await;
-                }
-                return Err(error);
+        let mut nats = None;
+        if starts_nats {
+            let locating = locate::nats_server(config.dev.nats_server.as_deref(), path.as_deref());
+            let Some(program) = asked.soft.run_until_cancelled(locating).await.transpose()? else {
+                return Ok(None);
+            };
+            let Some(started) = NatsServer::start(program, data_dir.join("nats"), asked).await? else {
+                return Ok(None);
+            };
+            config.log.url = started.url();
+            nats = Some(started);
+        }
+        let started = start_roles(&config, edge, &asked.soft, roles).await;
+        let Ok(Some(running)) = started else {
+            if let Some(nats) = nats {
+                nats.stop().await;
             }
+            return started.map(|_| None);
         };
         let info = DevInfo {
             listen: running
@@ -158,12 +168,12 @@ impl Dev {
             nats_url: without_passwords(&config.log.url),
             data_dir,
         };
-        Ok(Self {
+        Ok(Some(Self {
             info,
             running,
             nats,
             _lock: lock,
-        })
+        }))
     }
 
     /// What others need to know.
@@ -184,14 +194,26 @@ impl Dev {
     }
 }
 
-async fn start_roles(config: &Config, edge: Edge, shutdown: Shutdown) -> anyhow::Result<Running> {
-    let mut running = Running::start(config, &Role::ALL, edge, shutdown).await?;
-    match running.ready(READY_TIMEOUT).await {
-        Ok(()) => Ok(running),
-        Err(error) => {
-            // Its own error, if it has one, says no more than this one.
-            let _ = running.stop().await;
-            Err(error)
-        }
+/// `None` when `given_up` was cancelled before the roles were ready; then they have ended again.
+async fn start_roles(
+    config: &Config,
+    edge: Edge,
+    given_up: &CancellationToken,
+    shutdown: Shutdown,
+) -> anyhow::Result<Option<Running>> {
+    // Dropped, it cuts off what it has started.
+    let starting = Box::pin(Running::start(config, &Role::ALL, edge, shutdown));
+    let Some(mut running) = given_up.run_until_cancelled(starting).await.transpose()? else {
+        return Ok(None);
+    };
+    let ready = given_up.run_until_cancelled(running.ready(READY_TIMEOUT)).await;
+    if let Some(Ok(())) = ready {
+        return Ok(Some(running));
+    }
+    // Its own error, if it has one, says no more than this one.
+    let _ = running.stop().await;
+    match ready {
+        Some(Err(error)) if !given_up.is_cancelled() => Err(error),
+        _ => Ok(None),
     }
 }

@@ -105,8 +105,7 @@ impl Running {
         let api_address = api_listener.as_ref().map(TcpListener::local_addr).transpose()?;
 
         let health = Arc::new(Health {
-            needs_directory: has(Role::Api) || has(Role::Dispatcher),
-            needs_history: has(Role::Api) || has(Role::Projector),
+            roles: roles.to_vec(),
             draining: shutdown.soft.clone(),
             ..Health::default()
         });
@@ -135,7 +134,7 @@ impl Running {
         };
 
         let parts = Parts::connect(config, edge, health, shutdown).await?;
-        if parts.health.needs_history {
+        if parts.health.uses_history() {
             spawner.spawn(&tasks, "history", parts.open_history(has(Role::Projector)));
         }
         if has(Role::Dispatcher) {

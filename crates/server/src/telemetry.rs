@@ -9,7 +9,7 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::filter::{FilterExt as _, LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -19,6 +19,8 @@ use crate::config::{LogFormat, Telemetry};
 const SERVICE: &str = "cuitty-webhooks";
 /// What the targets of our crates start with.
 const OURS: &str = "cuitty_webhooks";
+/// Shows whole messages at trace level: payloads, and the headers of endpoints, which hold their owners' tokens.
+const TALKATIVE: &str = "async_nats";
 /// Upper bounds of the histograms of durations, in seconds: a fifth of a millisecond to a minute.
 const SECONDS: [f64; 16] = [
     0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
@@ -48,6 +50,9 @@ pub fn init(config: &Telemetry) -> anyhow::Result<TelemetryGuard> {
     let filter = EnvFilter::builder()
         .parse(&config.log_filter)
         .context("telemetry.log_filter")?;
+    let discreet = Targets::new()
+        .with_default(LevelFilter::TRACE)
+        .with_target(TALKATIVE, LevelFilter::DEBUG);
     let is_terminal = std::io::stderr().is_terminal();
     let json = match config.log_format {
         LogFormat::Auto => !is_terminal,
@@ -80,7 +85,7 @@ pub fn init(config: &Telemetry) -> anyhow::Result<TelemetryGuard> {
     });
     tracing_subscriber::registry()
         .with(spans)
-        .with(lines.with_filter(filter))
+        .with(lines.with_filter(filter.and(discreet)))
         .try_init()?;
     Ok(TelemetryGuard { traces })
 }

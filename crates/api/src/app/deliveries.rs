@@ -5,7 +5,7 @@ use cuitty_webhooks_domain::delivery::DeliveryStatus;
 use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId};
 use cuitty_webhooks_domain::names::{EventType, ProjectId};
 use cuitty_webhooks_domain::rejection::{Rejection, Resource};
-use cuitty_webhooks_history::{Cursor, DeliveryDetail, DeliveryFilter, Page};
+use cuitty_webhooks_history::{Cursor, DeliveryDetail, DeliveryFilter, Page, Store};
 
 use super::input::{PageInput, Violations};
 use super::{App, observed, unknown_endpoint, unknown_project};
@@ -40,7 +40,8 @@ impl App {
         observed("get_delivery", async {
             caller.require(Scope::Read)?;
             self.await_history(min_log_sequence).await?;
-            let found = self.store.get_delivery(id).await?;
+            let read = async |history: Store| history.get_delivery(id).await;
+            let found = self.history.read(read).await?;
             let visible = found.filter(|detail| caller.sees(&detail.delivery.delivery.project_id));
             let not_found = || Rejection::NotFound {
                 resource: Resource::Delivery,
@@ -75,7 +76,9 @@ impl App {
                 until: query.until,
             };
             self.await_history(query.min_log_sequence).await?;
-            Ok(self.store.list_deliveries(&filter, limit, cursor).await?)
+            self.history
+                .read(async |history| history.list_deliveries(&filter, limit, cursor).await)
+                .await
         })
         .await
     }
@@ -115,7 +118,11 @@ impl App {
     }
 
     async fn await_history(&self, sequence: u64) -> Result<(), AppError> {
-        if sequence == 0 || self.store.wait_for(sequence, self.read_wait).await? {
+        if sequence == 0 {
+            return Ok(());
+        }
+        let wait = async |history: Store| history.wait_for(sequence, self.read_wait).await;
+        if self.history.read(wait).await? {
             Ok(())
         } else {
             Err(AppError::HistoryBehind(sequence))

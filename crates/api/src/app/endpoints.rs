@@ -9,9 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::egress::EgressPolicy;
-use cuitty_webhooks_domain::endpoint::{
-    self, DisabledReason, Endpoint, EndpointCommand, EndpointDraft, Secret,
-};
+use cuitty_webhooks_domain::endpoint::{self, Endpoint, EndpointCommand, EndpointDraft, Secret};
 use cuitty_webhooks_domain::ids::{EndpointId, SecretId};
 use cuitty_webhooks_domain::limits;
 use cuitty_webhooks_domain::rejection::Rejection;
@@ -149,7 +147,7 @@ impl App {
         .await
     }
 
-    /// Changes the fields named in the update. Everything is checked before anything is written.
+    /// Changes the fields named in the update, all in one change. Everything is checked before anything is written.
     #[tracing::instrument(name = "api.update_endpoint", skip_all, fields(endpoint.id = %id))]
     pub(crate) async fn update_endpoint(
         &self,
@@ -165,7 +163,7 @@ impl App {
                 let settings = update.apply(&current.endpoint).validate(&self.policy)?;
                 self.host_check.vet(&settings.url).await?;
             }
-            self.change(caller, id, |endpoint| update.commands(endpoint, &self.policy))
+            self.change(caller, id, |endpoint| update.command(endpoint, &self.policy))
                 .await
         })
         .await
@@ -176,8 +174,7 @@ impl App {
     pub(crate) async fn delete_endpoint(&self, caller: &Caller, id: EndpointId) -> Result<(), AppError> {
         observed("delete_endpoint", async {
             caller.require(Scope::Manage)?;
-            self.change(caller, id, |_| Ok(vec![EndpointCommand::Delete]))
-                .await?;
+            self.change(caller, id, |_| Ok(EndpointCommand::Delete)).await?;
             Ok(())
         })
         .await
@@ -210,10 +207,10 @@ impl App {
             let secret_id = secret.id;
             let overlap = Duration::from_secs(overlap.into());
             let rotate = |_: &Endpoint| {
-                Ok(vec![EndpointCommand::RotateSecret {
+                Ok(EndpointCommand::RotateSecret {
                     secret: secret.clone(),
                     overlap,
-                }])
+                })
             };
             let endpoint = self.change(caller, id, rotate).await?;
             // The change was made at the endpoint's new `updated_at`.
@@ -227,50 +224,38 @@ impl App {
         .await
     }
 
-    /// Decides commands against the endpoint's state and appends what they change, provided that nobody else has changed
+    /// Decides a command against the endpoint's state and appends what it changes, provided that nobody else has changed
     /// the endpoint meanwhile; if so, decides anew on the newer state.
-    ///
-    /// Each command is one append: when the log fails between two, the first stays, and the caller, who is told that the
-    /// log failed, finds it in the endpoint's revision.
     async fn change(
         &self,
         caller: &Caller,
         id: EndpointId,
-        commands: impl Fn(&Endpoint) -> Result<Vec<EndpointCommand>, AppError>,
+        command: impl Fn(&Endpoint) -> Result<EndpointCommand, AppError>,
     ) -> Result<Endpoint, AppError> {
-        // Commands whose change is in the log: they are not decided again, nor is the revision that they were decided on
-        // compared with the one that they made.
-        let mut done = 0;
-        'decide: for _ in 0..DECISIONS {
+        for _ in 0..DECISIONS {
             let entry = self.endpoint(caller, id)?;
-            let (mut endpoint, mut sequence) = (entry.endpoint.clone(), entry.sequence);
-            for (index, command) in commands(&endpoint)?.into_iter().enumerate().skip(done) {
-                let now = self.now();
-                let Some(change) = endpoint::decide(&endpoint, command, now)? else {
-                    continue;
-                };
-                endpoint = endpoint::evolve(endpoint, &change, now);
-                sequence = match self
-                    .log
-                    .append_endpoint(&change, &endpoint, &caller.actor, sequence)
-                    .await
-                {
-                    Ok(sequence) => sequence,
-                    Err(LogError::Conflict { .. }) => {
-                        self.await_change(id, sequence).await;
-                        continue 'decide;
-                    }
-                    Err(error) => return Err(error.into()),
-                };
-                done = index + 1;
-                tracing::info!(
-                    log.seq = sequence,
-                    endpoint.revision = endpoint.revision,
-                    "endpoint changed"
-                );
+            let now = self.now();
+            let Some(change) = endpoint::decide(&entry.endpoint, command(&entry.endpoint)?, now)? else {
+                return Ok(entry.endpoint.clone());
+            };
+            let endpoint = endpoint::evolve(entry.endpoint.clone(), &change, now);
+            let appended = self
+                .log
+                .append_endpoint(&change, &endpoint, &caller.actor, entry.sequence)
+                .await;
+            match appended {
+                Ok(sequence) => {
+                    tracing::info!(
+                        log.seq = sequence,
+                        endpoint.revision = endpoint.revision,
+                        "endpoint changed"
+                    );
+                    self.directory.wait_for(sequence, DIRECTORY_WAIT).await;
+                    return Ok(endpoint);
+                }
+                Err(LogError::Conflict { .. }) => self.await_change(id, entry.sequence).await,
+                Err(error) => return Err(error.into()),
             }
-            self.directory.wait_for(sequence, DIRECTORY_WAIT).await;
-            return Ok(endpoint);
         }
         Err(AppError::Contended(id.to_string()))
     }
@@ -366,26 +351,19 @@ impl EndpointUpdate {
         draft
     }
 
-    /// What to do about `endpoint`. The settings come first, with the check of the revision, even when they stay.
-    fn commands(&self, endpoint: &Endpoint, policy: &EgressPolicy) -> Result<Vec<EndpointCommand>, AppError> {
+    /// What to do about `endpoint`. Settings that are not named are not checked again, so that an endpoint which the policy
+    /// no longer allows can still be switched off.
+    fn command(&self, endpoint: &Endpoint, policy: &EgressPolicy) -> Result<EndpointCommand, AppError> {
         let settings = if self.fields.iter().any(|field| field != "active") {
             self.apply(endpoint).validate(policy)?
         } else {
             endpoint.settings.clone()
         };
-        let settings = Box::new(settings);
-        let mut commands = vec![EndpointCommand::Update {
-            settings,
+        Ok(EndpointCommand::Update {
+            settings: Box::new(settings),
+            active: self.names("active").then_some(self.active),
             expected_revision: self.expected_revision,
-        }];
-        if self.names("active") {
-            commands.push(if self.active {
-                EndpointCommand::Enable
-            } else {
-                EndpointCommand::Disable(DisabledReason::Manual)
-            });
-        }
-        Ok(commands)
+        })
     }
 }
 

@@ -1,13 +1,16 @@
 //! Checks where an endpoint's host name leads when the endpoint is made. The dispatcher checks again at each connection.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use cuitty_webhooks_domain::egress::EgressPolicy;
 use cuitty_webhooks_domain::rejection::Rejection;
+use futures_util::future::join;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolverConfig};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::{Name, RecordType};
+use tokio::time::timeout;
 use url::{Host, Url};
 
 use crate::ApiError;
@@ -23,16 +26,13 @@ impl HostCheck {
     /// Asks `nameservers`, or the system's when there are none, for at most `budget`.
     pub(crate) fn new(
         policy: EgressPolicy,
-        nameservers: &[IpAddr],
+        nameservers: &[SocketAddr],
         budget: Duration,
     ) -> Result<Self, ApiError> {
         let builder = if nameservers.is_empty() {
             TokioResolver::builder_tokio()
         } else {
-            let servers = nameservers
-                .iter()
-                .map(|&ip| NameServerConfig::udp_and_tcp(ip))
-                .collect();
+            let servers = nameservers.iter().map(|&address| nameserver(address)).collect();
             let config = ResolverConfig::from_name_servers(servers);
             Ok(TokioResolver::builder_with_config(
                 config,
@@ -58,12 +58,7 @@ impl HostCheck {
         else {
             return Ok(());
         };
-        let Ok(Ok(found)) = tokio::time::timeout(self.budget, self.resolver.lookup_ip(name.as_str())).await
-        else {
-            tracing::debug!(host = name, "host does not resolve yet");
-            return Ok(());
-        };
-        for address in found.iter() {
+        for address in self.addresses(&name).await {
             if let Err(refused) = self.policy.vet_address(address) {
                 // The caller is not told: the address may be one that only our own DNS knows.
                 tracing::debug!(host = name, %address, %refused, "host leads where nobody may be called");
@@ -75,6 +70,39 @@ impl HostCheck {
         }
         Ok(())
     }
+
+    /// The addresses of `host` that are found in time. Each family is asked for by itself: a server that keeps silent about
+    /// one of them must not hide what it says about the other.
+    async fn addresses(&self, host: &str) -> Vec<IpAddr> {
+        // A URL's host is what IDNA has made of it, and it is absolute: search domains are for people who type.
+        let Ok(mut name) = Name::from_ascii(host) else {
+            return Vec::new();
+        };
+        name.set_fqdn(true);
+        let (v4, v6) = join(
+            self.lookup(&name, RecordType::A),
+            self.lookup(&name, RecordType::AAAA),
+        )
+        .await;
+        [v4, v6].concat()
+    }
+
+    async fn lookup(&self, name: &Name, family: RecordType) -> Vec<IpAddr> {
+        let Ok(Ok(found)) = timeout(self.budget, self.resolver.lookup(name.clone(), family)).await else {
+            tracing::debug!(host = %name, %family, "host does not resolve yet");
+            return Vec::new();
+        };
+        let records = found.answers().iter();
+        records.filter_map(|record| record.data.ip_addr()).collect()
+    }
+}
+
+fn nameserver(address: SocketAddr) -> NameServerConfig {
+    let mut server = NameServerConfig::udp_and_tcp(address.ip());
+    for connection in &mut server.connections {
+        connection.port = address.port();
+    }
+    server
 }
 
 #[cfg(test)]
@@ -90,7 +118,12 @@ mod tests {
             allow_cidrs,
             ..EgressPolicy::default()
         };
-        HostCheck::new(policy, &["192.0.2.1".parse().unwrap()], Duration::from_millis(50)).unwrap()
+        HostCheck::new(
+            policy,
+            &["192.0.2.1:53".parse().unwrap()],
+            Duration::from_millis(50),
+        )
+        .unwrap()
     }
 
     #[tokio::test]

@@ -21,8 +21,8 @@ pub struct ServiceStatus {
     pub history: bool,
     /// Live dispatchers; 0 when the log is down.
     pub dispatchers: u32,
-    /// Events in the log that the history has not folded yet; 0 when either is down.
-    pub projection_lag: u64,
+    /// Events in the log that the history has not folded yet; unknown when log or history is down.
+    pub projection_lag: Option<u64>,
 }
 
 impl ServiceStatus {
@@ -64,10 +64,10 @@ impl App {
         let (bounds, dispatchers, checkpoint) = tokio::join!(
             timeout(PATIENCE, self.log.bounds()),
             timeout(PATIENCE, self.log.live_dispatchers()),
-            timeout(PATIENCE, self.store.checkpoint()),
+            timeout(PATIENCE, self.ask_checkpoint()),
         );
         let last = bounds.ok().and_then(Result::ok).map(|(_, last)| last);
-        let checkpoint = checkpoint.ok().and_then(Result::ok);
+        let checkpoint = checkpoint.ok().flatten();
         let dispatchers = dispatchers.ok().and_then(Result::ok).map_or(0, |ids| ids.len());
         ServiceStatus {
             log: last.is_some() && self.directory.is_live(),
@@ -75,8 +75,12 @@ impl App {
             dispatchers: u32::try_from(dispatchers).unwrap_or(u32::MAX),
             projection_lag: last
                 .zip(checkpoint)
-                .map_or(0, |(last, checkpoint)| last.saturating_sub(checkpoint)),
+                .map(|(last, checkpoint)| last.saturating_sub(checkpoint)),
         }
+    }
+
+    async fn ask_checkpoint(&self) -> Option<u64> {
+        self.history.store()?.checkpoint().await.ok()
     }
 }
 
@@ -90,7 +94,7 @@ mod tests {
             log: true,
             history: true,
             dispatchers: 1,
-            projection_lag: 9,
+            projection_lag: Some(9),
         };
         assert_eq!(ok.summary(), "ok");
         assert_eq!(ServiceStatus { dispatchers: 0, ..ok }.summary(), "degraded");

@@ -42,6 +42,7 @@ fn each_error_has_its_code_and_its_two_statuses() {
         (AppError::Contended("ep_1".into()), "endpoint_contended", 409, Code::Aborted),
         (AppError::Overloaded, "overloaded", 503, Code::Unavailable),
         (log_down(), "log_unavailable", 503, Code::Unavailable),
+        (AppError::HistoryUnavailable(None), "history_unavailable", 503, Code::Unavailable),
         (AppError::HistoryBehind(9), "history_behind", 503, Code::Unavailable),
         (AppError::TooManyWatchers(1), "too_many_watchers", 429, Code::ResourceExhausted),
         (AppError::WatcherBehind(1), "watcher_behind", 429, Code::ResourceExhausted),

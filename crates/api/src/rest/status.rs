@@ -28,8 +28,9 @@ struct Components {
     history: &'static str,
     /// Live dispatchers.
     dispatchers: u32,
-    /// Events in the log that the history has not folded yet.
-    projection_lag: u64,
+    /// Events in the log that the history has not folded yet; null when log or history is down.
+    #[schema(required = true)]
+    projection_lag: Option<u64>,
 }
 
 /// How the service is. Needs no key; always answers 200.

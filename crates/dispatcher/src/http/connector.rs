@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ::http::Uri;
 use cuitty_webhooks_domain::attempt::ErrorClass;
-use cuitty_webhooks_domain::egress::{AddressRefused, EgressPolicy};
+use cuitty_webhooks_domain::egress::EgressPolicy;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::time::{Instant, timeout_at};
@@ -26,6 +26,14 @@ use crate::error::DispatcherError;
 
 /// Descriptors used up, of the process (EMFILE) or of the system (ENFILE), on every Unix.
 const OUT_OF_DESCRIPTORS: [i32; 2] = [24, 23];
+
+/// How long before its request a connection gives up, so that what held it up is recorded, and not only that time ran out.
+const HEADROOM: Duration = Duration::from_millis(10);
+
+tokio::task_local! {
+    /// When the request must be over that a connection is made for. hyper hands connectors nothing but the URI.
+    static DEADLINE: Instant;
+}
 
 /// No connection was made.
 #[derive(Debug, thiserror::Error)]
@@ -49,8 +57,8 @@ pub(super) struct Progress {
 pub(super) enum Cause {
     #[error("{host} cannot be resolved: {error}")]
     Dns { host: String, error: ResolveError },
-    #[error("{host} {refused}")]
-    Blocked { host: String, refused: AddressRefused },
+    #[error("{host} leads to an address that may not be called")]
+    Blocked { host: String },
     #[error("no connection to {host}: {error}")]
     Connect { host: String, error: io::Error },
     #[error("no TLS session with {host}: {error}")]
@@ -108,6 +116,11 @@ impl Connector {
     }
 }
 
+/// Runs `request`. A connection that is made for it gives up right before `deadline`.
+pub(super) fn within<F: Future>(deadline: Instant, request: F) -> impl Future<Output = F::Output> {
+    DEADLINE.scope(deadline - HEADROOM, request)
+}
+
 impl Service<Uri> for Connector {
     type Response = Stream;
     type Error = ConnectError;
@@ -119,16 +132,27 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let shared = self.shared.clone();
+        // Read here, inside of the request: hyper may go on with the connection outside of it.
+        let deadline = shared.deadline();
         Box::pin(async move {
             let mut progress = Progress::default();
-            let connected = shared.connect(&uri, &mut progress).await;
+            let connected = shared.connect(&uri, deadline, &mut progress).await;
             connected.map_err(|cause| ConnectError { cause, progress })
         })
     }
 }
 
 impl Shared {
-    async fn connect(&self, uri: &Uri, progress: &mut Progress) -> Result<Stream, Cause> {
+    /// When a connection that is begun now must be there.
+    fn deadline(&self) -> Instant {
+        let own = Instant::now() + self.timeout;
+        DEADLINE
+            .try_with(|of_request| own.min(*of_request))
+            .unwrap_or(own)
+    }
+
+    async fn connect(&self, uri: &Uri, deadline: Instant, progress: &mut Progress) -> Result<Stream, Cause> {
+        let began = Instant::now();
         let is_tls = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         let host = uri
@@ -136,15 +160,12 @@ impl Shared {
             .ok_or(Cause::NoHost)?
             .trim_start_matches('[')
             .trim_end_matches(']');
-        let began = Instant::now();
-        let deadline = began + self.timeout;
 
         let addresses = self.addresses(host, deadline, progress).await?;
-        let refused = |refused| Cause::Blocked {
-            host: host.into(),
-            refused,
-        };
-        let vetted = self.policy.vet_addresses(addresses).map_err(refused)?;
+        let vetted = self.policy.vet_addresses(addresses).map_err(|refused| {
+            tracing::debug!(host, address = %refused.address, %refused, "address refused");
+            Cause::Blocked { host: host.into() }
+        })?;
 
         let dialled = Instant::now();
         let failed = |error| Cause::Connect {

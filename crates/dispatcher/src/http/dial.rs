@@ -12,10 +12,16 @@ use tokio::time::sleep;
 
 /// How long an address is tried before the next one joins in (RFC 8305, section 8).
 const STAGGER: Duration = Duration::from_millis(250);
+/// Most addresses that are tried. The owner of a name chooses how many there are: thousands would make every attempt a scan
+/// of somebody else's network.
+const MOST_TRIED: usize = 8;
 
-/// Connects to `port` of the first of `addresses` that answers; the last error when none does.
+/// Connects to `port` of the first of `addresses` that answers, of the first few that there are; the last error when none
+/// does.
 pub(super) async fn dial(addresses: &[IpAddr], port: u16) -> io::Result<(TcpStream, SocketAddr)> {
-    let mut waiting = interleaved(addresses).into_iter();
+    let mut addresses = interleaved(addresses);
+    addresses.truncate(MOST_TRIED);
+    let mut waiting = addresses.into_iter();
     let mut dialling = FuturesUnordered::new();
     let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
     loop {
@@ -76,6 +82,23 @@ mod tests {
         assert_eq!(interleaved(&[a, b, c]), [a, c, b]);
         assert_eq!(interleaved(&[c]), [c]);
         assert_eq!(interleaved(&[]), [] as [IpAddr; 0]);
+    }
+
+    #[tokio::test]
+    async fn no_more_than_a_few_addresses_are_tried() {
+        let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let refusing = (0..MOST_TRIED as u8).map(|last| IpAddr::from([127, 0, 1, last]));
+        let mut addresses: Vec<_> = refusing.chain(["127.0.0.2".parse().unwrap()]).collect();
+        assert_eq!(
+            dial(&addresses, port).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
+        addresses.remove(0);
+        assert_eq!(
+            dial(&addresses, port).await.unwrap().1,
+            listener.local_addr().unwrap()
+        );
     }
 
     #[tokio::test]

@@ -61,8 +61,13 @@ fn given(commands: impl IntoIterator<Item = EndpointCommand>) -> (Endpoint, Date
 }
 
 fn update(url: &str, expected_revision: Option<u64>) -> EndpointCommand {
+    update_and_switch(url, None, expected_revision)
+}
+
+fn update_and_switch(url: &str, active: Option<bool>, expected_revision: Option<u64>) -> EndpointCommand {
     EndpointCommand::Update {
         settings: Box::new(settings(url)),
+        active,
         expected_revision,
     }
 }
@@ -123,7 +128,8 @@ fn updates_replace_the_settings() {
     assert_eq!(
         change,
         EndpointChange::Updated {
-            settings: boxed.clone()
+            settings: boxed.clone(),
+            disabled_reason: None,
         }
     );
     let after = evolve(before.clone(), &change, now);
@@ -136,6 +142,67 @@ fn updates_replace_the_settings() {
             ..before
         }
     );
+}
+
+#[test]
+fn an_update_that_also_switches_is_one_change() {
+    let (active, now) = given([]);
+    let off = update_and_switch("https://example.com/b", Some(false), None);
+    let change = decide(&active, off.clone(), now).unwrap().unwrap();
+    assert_eq!(
+        change,
+        EndpointChange::Updated {
+            settings: Box::new(settings("https://example.com/b")),
+            disabled_reason: Some(DisabledReason::Manual),
+        }
+    );
+    let disabled = evolve(active, &change, now);
+    assert_eq!(
+        (disabled.disabled_reason, disabled.revision),
+        (Some(DisabledReason::Manual), 2)
+    );
+    assert_eq!(decide(&disabled, off, now), Ok(None));
+
+    let on = update_and_switch("https://example.com/c", Some(true), None);
+    let change = decide(&disabled, on.clone(), now).unwrap().unwrap();
+    let enabled = evolve(disabled, &change, now);
+    assert_eq!(
+        (
+            enabled.disabled_reason,
+            enabled.revision,
+            enabled.settings.url.as_str()
+        ),
+        (None, 3, "https://example.com/c")
+    );
+    assert_eq!(decide(&enabled, on, now), Ok(None));
+}
+
+#[test]
+fn an_update_that_only_switches_is_no_change_of_settings() {
+    let same = |active| update_and_switch("https://example.com/a", Some(active), None);
+    let (active, now) = given([]);
+    assert_eq!(
+        decide(&active, same(false), now),
+        Ok(Some(EndpointChange::Disabled(DisabledReason::Manual)))
+    );
+    assert_eq!(decide(&active, same(true), now), Ok(None));
+    let (disabled, now) = given([disable(DisabledReason::Gone)]);
+    assert_eq!(
+        decide(&disabled, same(true), now),
+        Ok(Some(EndpointChange::Enabled))
+    );
+    assert_eq!(decide(&disabled, same(false), now), Ok(None));
+}
+
+#[test]
+fn an_update_keeps_why_an_endpoint_was_disabled() {
+    for active in [None, Some(false)] {
+        let (disabled, now) = given([disable(DisabledReason::Gone)]);
+        let command = update_and_switch("https://example.com/b", active, None);
+        let change = decide(&disabled, command, now).unwrap().unwrap();
+        let after = evolve(disabled, &change, now);
+        assert_eq!(after.disabled_reason, Some(DisabledReason::Gone), "{active:?}");
+    }
 }
 
 #[test]
@@ -156,10 +223,10 @@ fn updates_may_insist_on_a_revision() {
         Err(expected.clone())
     );
     // Even when nothing would change: the caller has not seen what is.
-    assert_eq!(
-        decide(&endpoint, update("https://example.com/b", Some(1)), now),
-        Err(expected)
-    );
+    for active in [None, Some(true), Some(false)] {
+        let same = update_and_switch("https://example.com/b", active, Some(1));
+        assert_eq!(decide(&endpoint, same, now), Err(expected.clone()), "{active:?}");
+    }
 }
 
 #[test]
@@ -309,8 +376,9 @@ fn any_command() -> impl Strategy<Value = EndpointCommand> {
         DisabledReason::Failing,
     ]);
     prop_oneof![
-        4 => (0..3u8, prop::option::of(1..6u64))
-            .prop_map(|(path, revision)| update(&format!("https://example.com/{path}"), revision)),
+        4 => (0..3u8, any::<Option<bool>>(), prop::option::of(1..6u64)).prop_map(|(path, active, revision)| {
+            update_and_switch(&format!("https://example.com/{path}"), active, revision)
+        }),
         2 => reason.prop_map(EndpointCommand::Disable),
         2 => Just(EndpointCommand::Enable),
         8 => (2..u64::MAX, 0..200u32).prop_map(|(seed, hours)| rotate(seed, HOUR * hours)),

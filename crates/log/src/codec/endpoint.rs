@@ -26,7 +26,7 @@ pub struct EndpointRecord {
     pub endpoint: Endpoint,
 }
 
-/// The stored form of a change. `fields` names the settings that an update changed.
+/// The stored form of a change. `fields` names what an update changed.
 pub fn encode_endpoint(
     change: &EndpointChange,
     fields: &[&str],
@@ -67,8 +67,10 @@ pub fn encode_endpoint(
     message.encode_to_vec().into()
 }
 
-/// The names of the settings, as in the contract, in which two states differ.
-pub(crate) fn changed_fields(before: &EndpointSettings, after: &EndpointSettings) -> Vec<&'static str> {
+/// What an update of `before` to `after` changed: the settings by their names in the contract, and `active`.
+pub(crate) fn changed_fields(before: &Endpoint, after: &Endpoint) -> Vec<&'static str> {
+    let switched = before.disabled_reason != after.disabled_reason;
+    let (before, after) = (&before.settings, &after.settings);
     [
         ("kind", before.kind != after.kind),
         ("url", before.url != after.url),
@@ -91,6 +93,7 @@ pub(crate) fn changed_fields(before: &EndpointSettings, after: &EndpointSettings
             before.retry_schedule_seconds != after.retry_schedule_seconds,
         ),
         ("envelope", before.envelope != after.envelope),
+        ("active", switched),
     ]
     .into_iter()
     .filter_map(|(name, changed)| changed.then_some(name))
@@ -121,7 +124,10 @@ fn decode_change(change: Change, endpoint: &Endpoint) -> Result<EndpointChange, 
             settings: settings(),
             secret: required("state.secrets", endpoint.secrets.last().cloned())?,
         },
-        Change::Updated(_) => EndpointChange::Updated { settings: settings() },
+        Change::Updated(_) => EndpointChange::Updated {
+            settings: settings(),
+            disabled_reason: endpoint.disabled_reason,
+        },
         Change::Disabled(disabled) => EndpointChange::Disabled(enumerated(
             "change.disabled.reason",
             disabled.reason,

@@ -9,10 +9,10 @@ use cuitty_webhooks_domain::seal::SealedSecret;
 use futures_util::future::join_all;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::fixtures::{concluded, endpoint_id, message_id, now, read_events, request_of, requested};
-use crate::testing::NatsServer;
+use crate::testing::{NatsServer, eventually};
 use crate::{Appended, EventBody, Log, LogConfig, LogError, codec};
 use cuitty_webhooks_domain::delivery::DeliveryEvent;
 
@@ -156,6 +156,7 @@ async fn changes_of_an_endpoint_follow_one_another() {
     };
     let command = EndpointCommand::Update {
         settings: Box::new(settings),
+        active: Some(false),
         expected_revision: None,
     };
     let change = endpoint::decide(&state, command, now()).unwrap().unwrap();
@@ -178,7 +179,7 @@ async fn changes_of_an_endpoint_follow_one_another() {
         (record.change, record.actor, record.endpoint),
         (change.clone(), actor.clone(), updated.clone())
     );
-    let expected = codec::encode_endpoint(&change, &["max_in_flight", "ordered"], &updated, &actor);
+    let expected = codec::encode_endpoint(&change, &["max_in_flight", "ordered", "active"], &updated, &actor);
     assert_eq!(stored.payload, expected);
 
     let late = endpoint::decide(&state, EndpointCommand::Delete, now())
@@ -258,12 +259,12 @@ async fn appends_outlive_a_restart_of_the_server() {
         })
     });
     let callers: Vec<_> = callers.collect();
-    crate::testing::eventually("half of it is stored", async || {
+    eventually("half of it is stored", async || {
         log.bounds().await.unwrap().1 > 1600
     })
     .await;
     server.kill();
-    sleep(Duration::from_millis(300)).await;
+    eventually("the loss is noticed", async || !log.is_connected()).await;
     server.restart().await;
     for finished in join_all(callers).await {
         finished.unwrap();

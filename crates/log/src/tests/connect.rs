@@ -1,7 +1,10 @@
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::testing::{NatsServer, eventually};
@@ -24,10 +27,10 @@ async fn nobody_listening_is_an_error_after_the_configured_time() {
     );
 }
 
-#[tokio::test]
-async fn an_older_server_is_refused_with_both_versions() {
+/// Answers one client as nats-server 2.12.8 would, and gives its URL's address and what the client sent until it left.
+async fn old_server() -> (SocketAddr, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("nats://{}", listener.local_addr().unwrap());
+    let address = listener.local_addr().unwrap();
     let server = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let info = r#"INFO {"server_id":"x","server_name":"x","version":"2.12.8","proto":1,"headers":true,"max_payload":1048576,"jetstream":true}"#;
@@ -35,11 +38,19 @@ async fn an_older_server_is_refused_with_both_versions() {
             .write_all(format!("{info}\r\nPONG\r\n").as_bytes())
             .await
             .unwrap();
+        let mut sent = String::new();
         // Held open until the client leaves.
-        let _ = stream.read_to_end(&mut Vec::new()).await;
+        let _ = stream.read_to_string(&mut sent).await;
+        sent
     });
+    (address, server)
+}
+
+#[tokio::test]
+async fn an_older_server_is_refused_with_both_versions() {
+    let (address, _server) = old_server().await;
     let refused = Log::connect(LogConfig {
-        url,
+        url: format!("nats://{address}"),
         ..LogConfig::default()
     })
     .await
@@ -51,7 +62,37 @@ async fn an_older_server_is_refused_with_both_versions() {
             required: "2.14.0"
         })
     );
-    server.abort();
+}
+
+#[tokio::test]
+async fn what_stands_before_the_host_is_used_to_log_in() {
+    for (login, user, pass, auth_token) in [
+        ("", Value::Null, Value::Null, Value::Null),
+        (
+            "ada:p%40ss=w%2Frd@",
+            json!("ada"),
+            json!("p@ss=w/rd"),
+            Value::Null,
+        ),
+        ("t0ken@", Value::Null, Value::Null, json!("t0ken")),
+    ] {
+        let (address, server) = old_server().await;
+        let url = format!("nats://{login}{address}");
+        let refused = Log::connect(LogConfig {
+            url,
+            ..LogConfig::default()
+        })
+        .await;
+        assert!(matches!(refused.err(), Some(LogError::ServerTooOld { .. })));
+        let sent = server.await.unwrap();
+        let connect = sent
+            .lines()
+            .find_map(|line| line.strip_prefix("CONNECT "))
+            .unwrap();
+        let connect: Value = serde_json::from_str(connect).unwrap();
+        let found = ["user", "pass", "auth_token"].map(|name| connect[name].clone());
+        assert_eq!(found, [user, pass, auth_token], "{login}");
+    }
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::fixtures::{due, now, read_events, request_of, requested};
-use crate::testing::NatsServer;
+use crate::testing::{NatsServer, eventually};
 use crate::{CodecError, EventBody};
 
 #[tokio::test]
@@ -171,7 +171,7 @@ async fn nothing_is_left_out_when_the_server_is_killed_in_the_middle() {
     let mut reader = log.read(1);
     let mut read = read_events(&mut reader, 700).await;
     server.kill();
-    sleep(Duration::from_millis(200)).await;
+    eventually("the loss is noticed", async || !log.is_connected()).await;
     server.restart().await;
     read.extend(read_events(&mut reader, 900).await);
     server.restart().await;

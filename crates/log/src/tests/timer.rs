@@ -3,13 +3,13 @@ use std::time::{Duration, SystemTime};
 use async_nats::header::{NATS_SCHEDULE, NATS_SCHEDULE_TARGET};
 use chrono::{DateTime, SecondsFormat, Utc};
 use cuitty_webhooks_domain::delivery::{DeliveryEvent, Due};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::fixtures::{due, read_events, requested};
 use crate::append::Outgoing;
 use crate::codec;
 use crate::subjects::{Subject, partition_of};
-use crate::testing::{NatsServer, SOON};
+use crate::testing::{NatsServer, SOON, eventually, never_within};
 use crate::{EventBody, Log, WorkEvent, WorkStream};
 
 /// nats-server fires by the real clock.
@@ -44,16 +44,10 @@ async fn a_timer_fires_once_at_its_time() {
     let timer = due(&requested(1, 1), real_now() + Duration::from_millis(700));
     log.arm_timer(&timer).await.unwrap();
     let mut work = work_of(&log, 1).await;
-    assert!(
-        timeout(Duration::from_millis(300), work.next()).await.is_err(),
-        "fired early"
-    );
+    never_within(Duration::from_millis(300), "the timer fired early", work.next()).await;
     assert_eq!(next_event(&mut work).await, WorkEvent::Due(timer.clone()));
     assert!(real_now() >= timer.due_at);
-    assert!(
-        timeout(Duration::from_millis(500), work.next()).await.is_err(),
-        "fired twice"
-    );
+    never_within(Duration::from_millis(500), "the timer fired twice", work.next()).await;
     // The timer itself is gone, what it fired is a fact.
     let event = read_events(&mut log.read(1), 1).await.remove(0);
     assert_eq!(event.body, EventBody::Event(DeliveryEvent::Due(timer)));
@@ -70,10 +64,12 @@ async fn arming_again_replaces_and_a_past_time_fires_at_once() {
     log.arm_timer(&past).await.unwrap();
     let mut work = work_of(&log, 1).await;
     assert_eq!(next_event(&mut work).await, WorkEvent::Due(past));
-    assert!(
-        timeout(Duration::from_millis(300), work.next()).await.is_err(),
-        "the replaced timer fired"
-    );
+    never_within(
+        Duration::from_millis(300),
+        "the replaced timer fired",
+        work.next(),
+    )
+    .await;
 }
 
 /// An attempt that is repeated late arms its retry again. That must not take the place of a later retry.
@@ -110,10 +106,12 @@ async fn a_cancelled_timer_does_not_fire_and_the_others_do() {
     log.cancel_timer(delivery_id, 2).await.unwrap();
     let mut work = work_of(&log, 1).await;
     assert_eq!(next_event(&mut work).await, WorkEvent::Due(kept));
-    assert!(
-        timeout(Duration::from_millis(300), work.next()).await.is_err(),
-        "the cancelled timer fired"
-    );
+    never_within(
+        Duration::from_millis(300),
+        "the cancelled timer fired",
+        work.next(),
+    )
+    .await;
 }
 
 /// A delivery once had a single timer; those that wait since then are read and fire as ever.
@@ -154,7 +152,7 @@ async fn a_timer_outlives_a_killed_server() {
     let timer = due(&requested(1, 1), real_now() + Duration::from_millis(400));
     log.arm_timer(&timer).await.unwrap();
     server.kill();
-    sleep(Duration::from_millis(600)).await;
+    eventually("the timer's time passes", async || real_now() > timer.due_at).await;
     server.restart().await;
     let mut work = work_of(&log, 1).await;
     assert_eq!(next_event(&mut work).await, WorkEvent::Due(timer));

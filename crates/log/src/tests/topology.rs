@@ -1,7 +1,10 @@
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
+
 use crate::testing::NatsServer;
 use crate::topology::{CONTROL_STREAM, STREAM};
+use crate::work::durable_name;
 use crate::{Log, LogConfig, LogError, StreamState, Topology};
 
 const STREAMS: [&str; 6] = [
@@ -72,6 +75,37 @@ async fn a_changed_configuration_is_reported_and_applied() {
 }
 
 #[tokio::test]
+async fn durables_are_made_with_the_stream_and_a_missing_one_is_drift() {
+    let server = NatsServer::start().await;
+    let log = server.log().await;
+    let stream = log.jetstream().get_stream(STREAM).await.unwrap();
+    let mut made: Vec<_> = stream.consumer_names().try_collect().await.unwrap();
+    made.sort();
+    assert_eq!(made, [0, 1, 2, 3].map(durable_name));
+    for name in ["dispatch-1", "dispatch-3"] {
+        stream.delete_consumer(name).await.unwrap();
+    }
+    let otherwise = Log::connect(LogConfig {
+        ack_wait: Duration::from_secs(2),
+        ..server.config()
+    })
+    .await
+    .unwrap();
+    let difference = "dispatch-0 is configured otherwise; dispatch-1 is missing; dispatch-2 is configured otherwise; \
+                      dispatch-3 is missing";
+    let drifted = otherwise.check().await.unwrap();
+    assert_eq!(drifted.drifted().collect::<Vec<_>>(), [(STREAM, difference)]);
+    assert_eq!(
+        otherwise.ensure().await.unwrap().streams[0].state,
+        StreamState::Updated
+    );
+    assert_eq!(
+        states(&otherwise.check().await.unwrap()),
+        all(&StreamState::Unchanged)
+    );
+}
+
+#[tokio::test]
 async fn the_number_of_partitions_stays_as_the_stream_was_made() {
     let server = NatsServer::start().await;
     server.log().await;
@@ -84,6 +118,7 @@ async fn the_number_of_partitions_stays_as_the_stream_was_made() {
     assert_eq!(log.partitions(), 8);
     let topology = log.ensure().await.unwrap();
     assert_eq!((topology.partitions, log.partitions()), (4, 4));
+    // Durables are those of the partitions that there are.
     let expected = StreamState::Drifted("has 4 partitions, 8 are configured".into());
     assert_eq!(topology.streams[0].state, expected);
 }

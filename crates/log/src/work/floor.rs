@@ -1,67 +1,121 @@
-//! Up to where a partition's work is known to be done, for the case that its durable consumer is lost: the next one
-//! starts there, so that nothing is left out and as little as possible is done again.
+//! What of a partition's work is known to be done. It outlives the work stream, and what the durable consumer knows: a
+//! consumer that is made again starts where there is something to do, and what comes again although it was done is told.
 
-use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Shared between a work stream and its items.
+use super::ItemId;
+use super::known::Known;
+
+/// Shared by the work streams of a partition and their items.
 #[derive(Debug, Default)]
-pub(super) struct Floor(Mutex<Inner>);
+pub(crate) struct Floor(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Whether a consumer was ever found or delivered anything.
-    known: bool,
-    /// Everything up to here was done when the consumer was attached.
-    base: u64,
-    /// Up to here, items may have been delivered before the consumer was attached, to us or to another worker.
-    carried_to: u64,
-    /// How many of those were not done, and were not done by us since.
-    carried: u64,
-    /// Taken by us and not done.
-    taken: BTreeSet<u64>,
-    /// Highest sequence taken by us.
-    highest: u64,
+    known: Known,
+    /// The consumer's number of the last delivery to us.
+    delivery: u64,
+    /// Counts the changes.
+    version: u64,
+    /// The version that is stored.
+    stored: u64,
+    /// The revision of what is stored; 0 for nothing.
+    revision: u64,
+}
+
+/// What is to be stored.
+#[derive(Debug)]
+pub(super) struct Unstored {
+    pub(super) known: Known,
+    /// The revision that it follows.
+    pub(super) revision: u64,
+    version: u64,
 }
 
 impl Floor {
-    /// A consumer was found: everything up to `done` is, and of what was delivered, up to `delivered`, `pending` items
-    /// are not.
-    pub(super) fn attached(&self, done: u64, delivered: u64, pending: u64) {
+    /// The stream is the one made at `created`: forgets what is known of another one.
+    pub(super) fn of_stream(&self, created: i128) {
         let mut inner = self.lock();
-        inner.known = true;
-        inner.base = done;
-        inner.carried_to = delivered;
-        inner.carried = pending;
+        if !inner.known.is_of_stream(created) {
+            inner.known = Known::of_stream(created);
+            inner.version += 1;
+        }
     }
 
-    /// An item was delivered to us.
-    pub(super) fn taken(&self, sequence: u64) {
+    /// Forgets everything.
+    pub(super) fn forget(&self) {
         let mut inner = self.lock();
-        inner.known = true;
-        inner.taken.insert(sequence);
-        inner.highest = inner.highest.max(sequence);
+        inner.known = inner.known.forgotten();
+        inner.version += 1;
+    }
+
+    /// There is such a message in the stream.
+    pub(super) fn anchor_at(&self, id: ItemId) {
+        self.lock().known.anchor_at(id);
+    }
+
+    /// `known` is stored under `revision`. It is taken over when another holder of the partition wrote it and saw as much.
+    pub(super) fn learn(&self, known: Known, revision: u64) {
+        let mut inner = self.lock();
+        if revision != inner.revision && known.reaches(&inner.known) {
+            inner.known = known;
+        }
+        inner.revision = revision;
+    }
+
+    /// A consumer was found: it delivered items up to `delivered`, numbered to `delivery`, and up to `done` they are done.
+    pub(super) fn attached(&self, done: u64, delivered: u64, delivery: u64) {
+        let mut inner = self.lock();
+        inner.known.delivered(done, delivered);
+        inner.delivery = delivery;
+        inner.version += 1;
+    }
+
+    /// The consumer says that everything up to `done` is done.
+    pub(super) fn acknowledged(&self, done: u64) {
+        self.lock().known.acknowledged(done);
+    }
+
+    /// An item came to us as number `delivery` of the consumer's deliveries. Whether there is anything to do about it.
+    pub(super) fn take(&self, id: ItemId, delivery: u64) -> bool {
+        let mut inner = self.lock();
+        // Whatever number is missing was on its way to somebody else, or got lost.
+        let in_order = delivery == inner.delivery + 1;
+        inner.delivery = delivery;
+        inner.version += 1;
+        inner.known.take(id, in_order)
     }
 
     /// An item needs no more work.
-    pub(super) fn done(&self, sequence: u64) {
+    pub(super) fn done(&self, id: ItemId) {
         let mut inner = self.lock();
-        if inner.taken.remove(&sequence) && sequence <= inner.carried_to {
-            inner.carried = inner.carried.saturating_sub(1);
+        inner.known.done(id);
+        inner.version += 1;
+    }
+
+    pub(super) fn known(&self) -> Known {
+        self.lock().known.clone()
+    }
+
+    pub(super) fn has_changed(&self) -> bool {
+        let inner = self.lock();
+        inner.version != inner.stored && inner.known.anchor().is_some()
+    }
+
+    pub(super) fn unstored(&self) -> Unstored {
+        let inner = self.lock();
+        Unstored {
+            known: inner.known.clone(),
+            revision: inner.revision,
+            version: inner.version,
         }
     }
 
-    /// The first sequence that may not be done; `None` when nothing is known.
-    pub(super) fn resume_at(&self) -> Option<u64> {
-        let inner = self.lock();
-        if !inner.known {
-            return None;
-        }
-        if inner.carried > 0 {
-            return Some(inner.base + 1);
-        }
-        let seen = inner.highest.max(inner.carried_to).max(inner.base);
-        Some(inner.taken.first().copied().unwrap_or(seen + 1))
+    /// What [`Floor::unstored`] gave is stored under `revision`.
+    pub(super) fn stored(&self, unstored: &Unstored, revision: u64) {
+        let mut inner = self.lock();
+        inner.stored = unstored.version;
+        inner.revision = revision;
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -73,52 +127,59 @@ impl Floor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
-    #[test]
-    fn nothing_is_known_of_a_consumer_that_never_was() {
-        assert_eq!(Floor::default().resume_at(), None);
-    }
-
-    #[test]
-    fn what_another_worker_left_is_not_skipped() {
-        let floor = Floor::default();
-        floor.attached(10, 20, 2);
-        floor.taken(21);
-        floor.done(21);
-        assert_eq!(floor.resume_at(), Some(11));
-        for sequence in [12, 15] {
-            floor.taken(sequence);
-            floor.done(sequence);
+    fn id(sequence: u64) -> ItemId {
+        ItemId {
+            sequence,
+            stored_at: 1000 + i128::from(sequence),
         }
-        assert_eq!(floor.resume_at(), Some(22));
+    }
+
+    fn resume_at(floor: &Floor) -> u64 {
+        floor.known().resume_at()
     }
 
     #[test]
-    fn a_repeated_word_counts_once() {
+    fn a_delivery_that_went_elsewhere_leaves_open_what_it_may_have_held() {
         let floor = Floor::default();
-        floor.attached(0, 2, 2);
-        floor.taken(1);
-        floor.done(1);
-        floor.done(1);
-        assert_eq!(floor.resume_at(), Some(1));
+        floor.attached(0, 0, 0);
+        for (sequence, delivery) in [(2, 1), (4, 2), (9, 4)] {
+            assert!(floor.take(id(sequence), delivery));
+            floor.done(id(sequence));
+        }
+        assert_eq!(resume_at(&floor), 5);
+        floor.acknowledged(9);
+        assert_eq!(resume_at(&floor), 10);
     }
 
-    proptest! {
-        /// Of 20 items some are done, some held, some not delivered yet: the next consumer starts at or before the first
-        /// that is not done.
-        #[test]
-        fn nothing_that_is_not_done_is_skipped(done in proptest::collection::vec(any::<bool>(), 1..20), delivered in 0usize..20) {
-            let floor = Floor::default();
-            let delivered = delivered.min(done.len());
-            for sequence in 1..=delivered as u64 {
-                floor.taken(sequence);
-            }
-            for (index, _) in done[..delivered].iter().enumerate().filter(|(_, done)| **done) {
-                floor.done(index as u64 + 1);
-            }
-            let first_open = done[..delivered].iter().position(|done| !done).unwrap_or(delivered) as u64 + 1;
-            prop_assert_eq!(floor.resume_at(), (delivered > 0).then_some(first_open));
-        }
+    #[test]
+    fn what_another_holder_stored_is_taken_over_unless_we_saw_more() {
+        let (ours, theirs) = (Floor::default(), Floor::default());
+        ours.take(id(5), 1);
+        theirs.take(id(5), 1);
+        theirs.done(id(5));
+        ours.learn(theirs.known(), 7);
+        assert_eq!(resume_at(&ours), 6);
+        assert_eq!(ours.unstored().revision, 7);
+        ours.take(id(6), 2);
+        ours.learn(theirs.known(), 8);
+        assert_eq!((resume_at(&ours), ours.unstored().revision), (6, 8));
+    }
+
+    #[test]
+    fn only_changes_are_stored() {
+        let floor = Floor::default();
+        floor.attached(0, 0, 0);
+        assert!(!floor.has_changed(), "nothing is known yet");
+        floor.take(id(1), 1);
+        assert!(floor.has_changed());
+        let unstored = floor.unstored();
+        floor.done(id(1));
+        floor.stored(&unstored, 3);
+        assert!(floor.has_changed(), "it changed while it was stored");
+        floor.stored(&floor.unstored(), 4);
+        assert!(!floor.has_changed());
+        floor.of_stream(9);
+        assert!(floor.known().anchor().is_none());
     }
 }

@@ -57,10 +57,9 @@ pub(super) async fn run(args: DemoArgs, invocation: Invocation) -> anyhow::Resul
     // The roles go on after the first signal, until the demo has cleaned up.
     let roles = Shutdown {
         soft: CancellationToken::new(),
-        hard: asked.hard.clone(),
+        hard: asked.hard.child_token(),
     };
-    let starting = Box::pin(Dev::start(prepared, edge, roles.clone()));
-    let Some(dev) = asked.soft.run_until_cancelled(starting).await.transpose()? else {
+    let Some(dev) = Box::pin(Dev::start(prepared, edge, &asked, roles.clone())).await? else {
         return Ok(());
     };
     let info = dev.info().clone();
@@ -135,7 +134,7 @@ async fn walk_through(client: &Client, info: &DevInfo, clock: Clock, once: bool)
         show(&request)
     ))?;
     check_signature(&request, &created.signing_secret, clock)?;
-    print("\n4. The signature is right: HMAC-SHA256 of id, timestamp and body with the endpoint's secret")?;
+    print("\n4. Signature verified: HMAC-SHA256 of id, timestamp and body with the endpoint's secret")?;
 
     let delivery = accepted
         .deliveries

@@ -55,20 +55,16 @@ pub(super) async fn run(args: DevArgs, invocation: Invocation) -> anyhow::Result
     let mut edge = super::edge();
     let prepared = Prepared::new(args.options.into_options(invocation), &mut edge)?;
     let _telemetry = telemetry::init(&prepared.config().telemetry)?;
-    let shutdown = Shutdown::default();
-    shutdown.on_signals()?;
-    let signalled = shutdown.soft.clone();
-    // Of its own, so that a role that fails, which ends the others, is not taken for a signal.
+    let asked = Shutdown::default();
+    asked.on_signals()?;
+    // Of their own, so that a role that fails, which ends the others, is not taken for a signal.
     let roles = Shutdown {
-        soft: shutdown.soft.child_token(),
-        hard: shutdown.hard.child_token(),
+        soft: asked.soft.child_token(),
+        hard: asked.hard.child_token(),
     };
-    // A start that is dropped takes what it has started with it.
-    let starting = Box::pin(Dev::start(prepared, edge, roles));
-    let Some(dev) = signalled.run_until_cancelled(starting).await else {
+    let Some(dev) = Box::pin(Dev::start(prepared, edge, &asked, roles)).await? else {
         return Ok(());
     };
-    let dev = dev?;
     super::print(&if args.ready_json {
         serde_json::to_string(dev.info())?
     } else {

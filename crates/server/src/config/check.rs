@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
+use cuitty_webhooks_domain::delivery::DEFAULT_DEADLINE;
 use cuitty_webhooks_log::topology::MAX_PARTITIONS;
 use tracing_subscriber::EnvFilter;
 
 use super::{Config, Problem, Settings};
 use crate::roles::Role;
 
+/// Shortest `log.max_age`: a request that is gone before its last retry is lost. The hour is for a dispatcher that is late.
+const MIN_MAX_AGE: Duration = DEFAULT_DEADLINE.saturating_add(Duration::from_hours(1));
 /// Shortest `lease_ttl`: leases are renewed every second.
 const MIN_LEASE_TTL: Duration = Duration::from_secs(3);
+/// Smallest `max_append_bytes`: room for a few messages with the largest payload.
+const MIN_APPEND_BYTES: u32 = 1 << 20;
 
 pub(super) fn check(config: &Config, settings: &Settings, roles: &[Role], problems: &mut Vec<Problem>) {
     let mut checks = Checks {
@@ -90,6 +95,9 @@ impl Checks<'_> {
 
     fn log(&mut self) {
         let Config { log, dispatcher, .. } = self.config;
+        if let Some(message) = log.url_problem() {
+            self.report("log.url", &message);
+        }
         self.require(
             (1..=MAX_PARTITIONS).contains(&log.partitions),
             "log.partitions",
@@ -101,9 +109,9 @@ impl Checks<'_> {
             "must be 1, 3 or 5",
         );
         self.require(
-            log.max_age >= Duration::from_hours(1),
+            log.max_age >= MIN_MAX_AGE,
             "log.max_age",
-            "must be 1 h or longer",
+            "must be 25 h or longer: a delivery is retried for up to 24 h, with the payload that the log keeps",
         );
         self.require(
             log.max_ack_pending >= 1,
@@ -119,6 +127,11 @@ impl Checks<'_> {
             !log.request_timeout.is_zero(),
             "log.request_timeout",
             "must be longer than 0",
+        );
+        self.require(
+            log.max_append_bytes >= MIN_APPEND_BYTES,
+            "log.max_append_bytes",
+            "must be 1048576 (1 MiB) or more",
         );
         self.require(
             !log.connect_timeout.is_zero(),

@@ -14,7 +14,7 @@ use super::{Config, DEFAULTS, ENV_PREFIX, Problem};
 pub(super) const SECRETS: [&str; 4] = ["api.admin_key", "history.url", "log.url", "sealing.keys"];
 
 /// What a configuration is made of, beside the embedded defaults.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Sources {
     /// What the command sets before anybody is asked, as `dev` does: keys and their texts.
     pub preset: Vec<(String, String)>,
@@ -24,6 +24,20 @@ pub struct Sources {
     pub environment: Vec<(String, String)>,
     /// Keys that flags set, and their texts.
     pub flags: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Sources {
+    /// Names only: any value may be a secret, one of the environment also somebody else's.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names =
+            |pairs: &[(String, String)]| pairs.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        f.debug_struct("Sources")
+            .field("preset", &names(&self.preset))
+            .field("file", &self.file)
+            .field("environment", &names(&self.environment))
+            .field("flags", &names(&self.flags))
+            .finish()
+    }
 }
 
 /// Where a value comes from.
@@ -54,15 +68,22 @@ impl fmt::Display for Origin {
 }
 
 /// A value and where it comes from.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Setting {
     pub(super) value: Value,
     pub(super) origin: Origin,
 }
 
 /// The value of every key, by its dotted name.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings(pub(super) BTreeMap<String, Setting>);
+
+impl fmt::Debug for Settings {
+    /// As [`Settings::show`] does, without the secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.show())
+    }
+}
 
 impl Settings {
     /// Merges the layers, a later one over an earlier one.

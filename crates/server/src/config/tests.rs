@@ -65,18 +65,18 @@ fn every_key_is_described() {
 
 #[test]
 fn later_layers_go_over_earlier_ones() {
-    let (_file, mut sources) = file("[log]\npartitions = 2\nreplicas = 3\nmax_age = \"2h\"\n");
+    let (_file, mut sources) = file("[log]\npartitions = 2\nreplicas = 3\nmax_age = \"30h\"\n");
     sources.preset = pairs(&[("log.partitions", "1"), ("log.name", "preset")]);
     sources.environment = pairs(&[
         ("CUITTY_WEBHOOKS__LOG__REPLICAS", "5"),
-        ("CUITTY_WEBHOOKS__LOG__MAX_AGE", "3h"),
+        ("CUITTY_WEBHOOKS__LOG__MAX_AGE", "40h"),
     ]);
-    sources.flags = pairs(&[("log.max_age", "4h")]);
+    sources.flags = pairs(&[("log.max_age", "50h")]);
     let (config, settings) = Config::load(&sources, &[]).unwrap();
     assert_eq!(config.log.name, "preset");
     assert_eq!(config.log.partitions, 2);
     assert_eq!(config.log.replicas, 5);
-    assert_eq!(config.log.max_age, Duration::from_hours(4));
+    assert_eq!(config.log.max_age, Duration::from_hours(50));
     assert_eq!(settings.origin("log.max_age"), Origin::Flag);
     assert_eq!(
         settings.origin("log.replicas"),
@@ -147,6 +147,25 @@ fn all_problems_are_listed_at_once() {
         ("shutdown.time_out", from_environment("SHUTDOWN__TIME_OUT")),
     ];
     assert_eq!(found, expected.map(|(key, origin)| (key.to_owned(), origin)));
+}
+
+#[test]
+fn a_log_that_forgets_a_request_before_its_last_retry_is_refused() {
+    let key = "CUITTY_WEBHOOKS__LOG__MAX_AGE";
+    for (max_age, is_long_enough) in [
+        ("1h", false),
+        ("24h", false),
+        ("24h 59m 59s", false),
+        ("25h", true),
+    ] {
+        let loaded = Config::load(&environment(&[(key, max_age)]), &[]);
+        let keys = loaded.err().map(|Problems(problems)| {
+            let keys = problems.into_iter().map(|problem| (problem.key, problem.origin));
+            keys.collect::<Vec<_>>()
+        });
+        let refused = vec![("log.max_age".to_owned(), Origin::Environment(key.into()))];
+        assert_eq!(keys, (!is_long_enough).then_some(refused), "{max_age}");
+    }
 }
 
 #[test]
@@ -225,7 +244,13 @@ fn nothing_shows_a_secret() {
     let shown = settings.show();
     for secret in ["an-admin-key", "AAECAwQF", "hunter"] {
         assert!(!shown.contains(secret), "{secret} in {shown}");
-        assert!(!format!("{config:?}").contains(secret), "{secret} in {config:?}");
+        for debug in [
+            format!("{config:?}"),
+            format!("{settings:?}"),
+            format!("{sources:?}"),
+        ] {
+            assert!(!debug.contains(secret), "{secret} in {debug}");
+        }
     }
     let (_file, again) = file(&shown);
     let tables = Settings::merge(&again, &mut Vec::new());

@@ -3,11 +3,16 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::process::Command;
+use tokio::time::timeout;
 
 const NAME: &str = "nats-server";
+/// How long a program may take to tell its version.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The lowest version that will do: earlier ones lose timers when they are killed.
 const REQUIRED: Version = Version(2, 14, 0);
 
@@ -80,9 +85,12 @@ fn candidates(path: Option<&OsStr>) -> Vec<PathBuf> {
 async fn version(path: &Path) -> anyhow::Result<Version> {
     let output = Command::new(path)
         .arg("--version")
+        .stdin(Stdio::null())
         .kill_on_drop(true)
-        .output()
-        .await?;
+        .output();
+    let output = timeout(ANSWER_TIMEOUT, output)
+        .await
+        .context("it does not tell its version")??;
     let text = String::from_utf8_lossy(&output.stdout);
     Version::parse(&text).with_context(|| format!("cannot read its version from {:?}", text.trim()))
 }

@@ -1,5 +1,6 @@
 //! What the roles of a process share, and the roles made of it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Edge;
 use crate::admin::Health;
@@ -61,7 +62,7 @@ impl<'a> Parts<'a> {
             );
         }
         let _ = health.log.set(log.clone());
-        let directory = if health.needs_directory {
+        let directory = if health.uses_directory() {
             // Read until the roles have drained, so it follows the log until the hard end.
             let directory = Directory::start(&log, shutdown.hard.clone()).await?;
             let _ = health.directory.set(directory.clone());
@@ -83,21 +84,23 @@ impl<'a> Parts<'a> {
         })
     }
 
-    /// Opens the history, however long the database is away. The projector migrates it; others wait for that.
+    /// Opens the history, however long the database is away. The projector migrates it; an API waits for that.
     pub(super) fn open_history(&self, migrate: bool) -> impl Future<Output = Ended> + Send + use<> {
         let (history, health, soft) = (
             self.history.clone(),
             self.health.clone(),
             self.shutdown.soft.clone(),
         );
-        let opening = open(self.config.history.clone(), migrate);
+        let config = self.config.history.clone();
         async move {
+            let opening = open(&config, migrate, &health.history_failed);
             let Some(opened) = soft.run_until_cancelled(opening).await else {
                 return Ok(());
             };
             let store = opened?;
-            let _ = health.history.set(store.clone());
-            history.0.send_replace(Some(store));
+            // First to those who use it: who sees that it is open can use it.
+            history.0.send_replace(Some(store.clone()));
+            let _ = health.history.set(store);
             Ok(())
         }
     }
@@ -107,6 +110,7 @@ impl<'a> Parts<'a> {
         let (config, policy) = (self.config.dispatcher.clone(), self.config.egress.policy());
         let (log, clock, rng) = (self.log.clone(), self.clock, self.fork_rng());
         let dispatcher = Dispatcher::build(config, log, directory, keys, policy, clock, rng)?;
+        let _ = self.health.dispatcher.set(dispatcher.joined());
         let Shutdown { soft, hard } = self.shutdown.clone();
         Ok(async move { Ok(dispatcher.run(soft, hard).await?) })
     }
@@ -140,20 +144,11 @@ impl<'a> Parts<'a> {
     ) -> anyhow::Result<impl Future<Output = Ended> + Send + use<>> {
         let (directory, keys) = self.delivering()?;
         let (config, policy) = (self.config.api.clone(), self.config.egress.policy());
-        let (log, clock, history, rng) = (
-            self.log.clone(),
-            self.clock,
-            self.history.clone(),
-            self.fork_rng(),
-        );
+        let (log, clock, rng) = (self.log.clone(), self.clock, self.fork_rng());
+        let history = self.history.0.subscribe();
+        let api = Api::build(config, log, directory, history, keys, policy, clock, rng)?;
         let Shutdown { soft, hard } = self.shutdown.clone();
-        Ok(async move {
-            let Some(store) = history.opened(&soft).await else {
-                return Ok(());
-            };
-            let api = Api::build(config, log, directory, store, keys, policy, clock, rng)?;
-            Ok(api.run(listener, soft, hard).await?)
-        })
+        Ok(async move { Ok(api.run(listener, soft, hard).await?) })
     }
 
     fn delivering(&self) -> anyhow::Result<(Directory, KeyRing)> {
@@ -187,13 +182,15 @@ impl History {
     }
 }
 
-async fn open(config: StoreConfig, migrate: bool) -> anyhow::Result<Store> {
+/// Tries until the history is open. Without `migrate` nobody's work depends on it, so only what the configuration alone is
+/// to blame for ends the process.
+async fn open(config: &StoreConfig, migrate: bool, failed: &AtomicBool) -> anyhow::Result<Store> {
     let mut pause = FIRST_PAUSE;
     loop {
         let opened = if migrate {
-            Store::open(&config).await
+            Store::open(config).await
         } else {
-            Store::open_existing(&config).await
+            Store::open_existing(config).await
         };
         match opened {
             Ok(store) => {
@@ -204,8 +201,13 @@ async fn open(config: StoreConfig, migrate: bool) -> anyhow::Result<Store> {
                 warn!(%error, "waiting for a projector to migrate the history");
             }
             Err(error) if error.is_transient() => warn!(%error, "cannot open the history; trying again"),
-            Err(error) => return Err(about("history.url")(error)),
+            Err(error @ (HistoryError::BadUrl(_) | HistoryError::NoDirectory(_))) => {
+                return Err(about("history.url")(error));
+            }
+            Err(error) if migrate => return Err(about("history.url")(error)),
+            Err(error) => error!(%error, "cannot open the history, its reads are refused; trying again"),
         }
+        failed.store(true, Ordering::Relaxed);
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::testing::{endpoint, now};
-use cuitty_webhooks_domain::endpoint::EndpointChange;
+use cuitty_webhooks_domain::endpoint::{DisabledReason, EndpointChange};
 
 fn entry(seed: u64) -> Arc<Entry> {
     Arc::new(Entry {
@@ -66,101 +66,70 @@ fn update(fields: &[&str]) -> EndpointUpdate {
     }
 }
 
-/// What an update changes, as the states after each change.
-fn apply(update: &EndpointUpdate, before: &Endpoint) -> Vec<(EndpointChange, Endpoint)> {
-    let mut state = before.clone();
-    let mut changes = Vec::new();
-    for command in update.commands(before, &EgressPolicy::default()).unwrap() {
-        if let Some(change) = endpoint::decide(&state, command, now()).unwrap() {
-            state = endpoint::evolve(state, &change, now());
-            changes.push((change, state.clone()));
-        }
-    }
-    changes
+/// What an update changes, and the state after it.
+fn apply(update: &EndpointUpdate, before: &Endpoint) -> Option<(EndpointChange, Endpoint)> {
+    let command = update.command(before, &EgressPolicy::default()).unwrap();
+    let change = endpoint::decide(before, command, now()).unwrap()?;
+    let after = endpoint::evolve(before.clone(), &change, now());
+    Some((change, after))
 }
 
 #[test]
 fn only_the_fields_of_the_mask_change() {
     let before = endpoint(1);
-    let changes = apply(&update(&["timeout_ms"]), &before);
-    let [(EndpointChange::Updated { .. }, after)] = changes.as_slice() else {
-        panic!("{changes:?}")
-    };
+    let (_, after) = apply(&update(&["timeout_ms"]), &before).unwrap();
     assert_eq!(after.settings.timeout, Duration::from_secs(2));
     assert_eq!(after.settings.url, before.settings.url);
     assert_eq!(after.settings.event_types, before.settings.event_types);
     assert_eq!(after.settings.headers, before.settings.headers);
+    assert!(after.is_active());
 }
 
 #[test]
 fn every_setting_can_be_named() {
-    let before = endpoint(1);
-    let changes = apply(&update(&endpoint::SETTING_FIELDS), &before);
-    let [(_, after)] = changes.as_slice() else {
-        panic!("{changes:?}")
-    };
+    let (_, after) = apply(&update(&endpoint::SETTING_FIELDS), &endpoint(1)).unwrap();
     let expected = update(&[]).draft.validate(&EgressPolicy::default()).unwrap();
     assert_eq!(after.settings, expected);
 }
 
 #[test]
-fn active_is_a_field_of_its_own() {
+fn settings_and_active_are_one_change() {
     let before = endpoint(1);
-    let changes = apply(&update(&["active", "url"]), &before);
-    let [
-        (EndpointChange::Updated { .. }, _),
-        (EndpointChange::Disabled(DisabledReason::Manual), disabled),
-    ] = changes.as_slice()
-    else {
-        panic!("{changes:?}")
-    };
-    assert_eq!(disabled.settings.url, "https://new.example.com/");
-    let enabled = apply(
-        &EndpointUpdate {
-            active: true,
-            ..update(&["active"])
-        },
-        disabled,
-    );
-    assert!(matches!(enabled.as_slice(), [(EndpointChange::Enabled, after)] if after.is_active()));
-    assert_eq!(
-        apply(
-            &EndpointUpdate {
-                active: true,
-                ..update(&["active"])
-            },
-            &before
-        ),
-        []
-    );
+    let (_, after) = apply(&update(&["active", "url"]), &before).unwrap();
+    assert_eq!(after.settings.url, "https://new.example.com/");
+    assert_eq!(after.disabled_reason, Some(DisabledReason::Manual));
+    assert_eq!(after.revision, before.revision + 1);
+    assert_eq!(apply(&update(&["active", "url"]), &after), None, "applied twice");
 }
 
 #[test]
-fn a_revision_that_has_passed_is_refused_even_for_active() {
-    let update = EndpointUpdate {
-        expected_revision: Some(9),
+fn active_alone_switches_and_checks_no_setting() {
+    let mut before = endpoint(1);
+    // No policy would take this.
+    before.settings.url = "ftp://old.example.com/".into();
+    let (change, disabled) = apply(&update(&["active"]), &before).unwrap();
+    assert_eq!(change, EndpointChange::Disabled(DisabledReason::Manual));
+    assert_eq!(disabled.settings, before.settings);
+    let on = EndpointUpdate {
+        active: true,
         ..update(&["active"])
     };
-    let commands = update.commands(&endpoint(1), &EgressPolicy::default()).unwrap();
-    let refused = endpoint::decide(&endpoint(1), commands[0].clone(), now());
-    assert!(matches!(refused, Err(Rejection::Conflict { .. })));
+    let (change, enabled) = apply(&on, &disabled).unwrap();
+    assert_eq!((change, enabled.is_active()), (EndpointChange::Enabled, true));
+    assert_eq!(apply(&on, &before), None);
 }
 
 #[test]
-fn only_the_settings_compare_the_revision() {
-    let update = EndpointUpdate {
-        expected_revision: Some(1),
-        ..update(&["active", "url"])
-    };
-    let [(_, ours), (_, disabled)] = apply(&update, &endpoint(1)).try_into().unwrap();
-    assert_eq!((ours.revision, disabled.revision), (2, 3));
-    // Somebody else was faster than the second command: what is left of it is decided on a later revision.
-    let left = update.commands(&ours, &EgressPolicy::default()).unwrap();
-    let decided = endpoint::decide(&ours, left[1].clone(), now());
-    assert_eq!(
-        decided,
-        Ok(Some(EndpointChange::Disabled(DisabledReason::Manual)))
-    );
+fn a_revision_that_has_passed_is_refused_whatever_is_named() {
+    for fields in [&["active"][..], &["url"], &["active", "url"]] {
+        let update = EndpointUpdate {
+            expected_revision: Some(9),
+            ..update(fields)
+        };
+        let command = update.command(&endpoint(1), &EgressPolicy::default()).unwrap();
+        let refused = endpoint::decide(&endpoint(1), command, now());
+        assert!(matches!(refused, Err(Rejection::Conflict { .. })), "{fields:?}");
+    }
 }
 
 #[test]

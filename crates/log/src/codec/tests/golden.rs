@@ -197,13 +197,22 @@ fn state() -> Endpoint {
     }
 }
 
-fn changes() -> [(&'static str, EndpointChange, &'static str); 6] {
+type ChangeSample = (
+    &'static str,
+    &'static [&'static str],
+    EndpointChange,
+    &'static str,
+);
+
+/// Names of changes, the fields told with them, and what is stored.
+fn changes() -> [ChangeSample; 7] {
     let settings = Box::new(state().settings);
     let [newest, oldest] = state().secrets.try_into().unwrap();
     let previous_expires_at = at("2026-11-22T10:00:00Z");
     [
         (
             "created",
+            &[],
             EndpointChange::Created {
                 settings: settings.clone(),
                 secret: oldest,
@@ -212,21 +221,37 @@ fn changes() -> [(&'static str, EndpointChange, &'static str); 6] {
         ),
         (
             "updated",
-            EndpointChange::Updated { settings },
+            &["url", "ordered"],
+            EndpointChange::Updated {
+                settings: settings.clone(),
+                disabled_reason: Some(DisabledReason::Manual),
+            },
             include_str!("../golden/endpoint_updated.hex"),
         ),
         (
+            "updated and switched off",
+            &["url", "active"],
+            EndpointChange::Updated {
+                settings,
+                disabled_reason: Some(DisabledReason::Manual),
+            },
+            include_str!("../golden/endpoint_updated_active.hex"),
+        ),
+        (
             "disabled",
+            &[],
             EndpointChange::Disabled(DisabledReason::Manual),
             include_str!("../golden/endpoint_disabled.hex"),
         ),
         (
             "enabled",
+            &[],
             EndpointChange::Enabled,
             include_str!("../golden/endpoint_enabled.hex"),
         ),
         (
             "secret_rotated",
+            &[],
             EndpointChange::SecretRotated {
                 secret: newest,
                 previous_expires_at,
@@ -235,6 +260,7 @@ fn changes() -> [(&'static str, EndpointChange, &'static str); 6] {
         ),
         (
             "deleted",
+            &[],
             EndpointChange::Deleted,
             include_str!("../golden/endpoint_deleted.hex"),
         ),
@@ -286,8 +312,8 @@ fn every_kind_is_stored_and_read_as_ever() {
 
 #[test]
 fn every_change_is_stored_and_read_as_ever() {
-    for (name, change, golden) in changes() {
-        let body = encode_endpoint(&change, &["url", "ordered"], &state(), &actor());
+    for (name, fields, change, golden) in changes() {
+        let body = encode_endpoint(&change, fields, &state(), &actor());
         assert_eq!(hex(&body), golden.trim(), "{name}");
         let record = EndpointRecord {
             change,
@@ -309,7 +335,7 @@ fn fields_that_a_later_version_adds_are_passed_over() {
             kind.as_str()
         );
     }
-    for (name, change, golden) in changes() {
+    for (name, _, change, golden) in changes() {
         let record = EndpointRecord {
             change,
             actor: actor(),

@@ -1,4 +1,7 @@
+use cuitty_webhooks_domain::ids::MessageId;
+
 use super::*;
+use crate::app::Accepted;
 use crate::testing::{caller, endpoint, now};
 
 fn message() -> NewMessage {
@@ -216,15 +219,15 @@ fn a_repeated_intent_requests_the_same_facts() {
     let message = message().read(&caller(None)).unwrap();
     let endpoint_ids = vec![endpoint(1).id, endpoint(2).id];
     let message_id = MessageId::from_uuid(endpoint(3).id.uuid());
-    let requested = message.requested(message_id, &endpoint_ids, now());
-    assert_eq!(requested, message.requested(message_id, &endpoint_ids, now()));
-    assert_eq!(requested[1].deadline, now() + DEFAULT_DEADLINE);
     let intent = Intent {
         message_id,
         endpoint_ids,
         fingerprint: [0; 32],
         requested_at: now(),
     };
+    let requested = message.requested(&intent);
+    assert_eq!(requested, message.requested(&intent));
+    assert_eq!(requested[1].deadline, now() + DEFAULT_DEADLINE);
     let ids: Vec<_> = requested
         .iter()
         .map(|r| (r.delivery.delivery_id, r.delivery.endpoint_id))

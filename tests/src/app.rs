@@ -53,6 +53,8 @@ pub struct TestApp {
 #[derive(Debug, Clone)]
 pub struct Builder {
     backend: Backend,
+    /// Overrides `backend`.
+    history_url: Option<String>,
     /// None: all roles in this process.
     processes: Vec<String>,
     settings: Vec<(String, String)>,
@@ -63,6 +65,13 @@ impl Builder {
     #[must_use]
     pub fn backend(mut self, backend: Backend) -> Self {
         self.backend = backend;
+        self
+    }
+
+    /// With its history at this URL, where nobody may answer: processes are ready without it.
+    #[must_use]
+    pub fn history_at(mut self, url: &str) -> Self {
+        self.history_url = Some(url.to_owned());
         self
     }
 
@@ -83,9 +92,10 @@ impl Builder {
     /// Starts everything and waits until it is ready.
     pub async fn start(self) -> TestApp {
         let dir = tempfile::tempdir().expect("make a directory");
-        let history_url = match self.backend {
-            Backend::Sqlite => format!("sqlite:{}", dir.path().join("history.db").display()),
-            Backend::Postgres => PostgresCluster::shared().await.database().await,
+        let history_url = match (&self.history_url, self.backend) {
+            (Some(url), _) => url.clone(),
+            (None, Backend::Sqlite) => format!("sqlite:{}", dir.path().join("history.db").display()),
+            (None, Backend::Postgres) => PostgresCluster::shared().await.database().await,
         };
         let nats = NatsServer::start().await;
         let settings = Settings::new(&nats.url(), &history_url);
@@ -103,7 +113,11 @@ impl Builder {
             .map(|roles| RoleProcess::spawn(roles, &settings))
             .collect();
         for process in &roles {
-            process.ready().await;
+            if self.history_url.is_some() {
+                process.ready_without_history().await;
+            } else {
+                process.ready().await;
+            }
         }
         let api = self.processes.iter().position(|roles| roles.contains("api"));
         let url = api.map(|index| roles[index].url());
@@ -125,6 +139,7 @@ impl TestApp {
     pub fn builder() -> Builder {
         Builder {
             backend: Backend::Sqlite,
+            history_url: None,
             processes: Vec::new(),
             settings: Vec::new(),
         }

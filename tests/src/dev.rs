@@ -1,7 +1,8 @@
-//! `cuitty-webhooks dev` as a user starts it.
+//! `cuitty-webhooks dev` and `demo` as a user starts them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -12,7 +13,7 @@ use crate::ports::free_address;
 use crate::process::Process;
 use crate::roles::binary;
 
-/// A running `dev`. On drop it is killed, and so is everything that it has started on its data directory.
+/// A running `dev` or `demo`. On drop it is killed, and so is everything that it has started on its data directory.
 #[derive(Debug)]
 pub struct Dev {
     process: Process,
@@ -20,21 +21,27 @@ pub struct Dev {
 }
 
 impl Dev {
-    /// Starts `dev` on `data_dir` and free ports. Its output goes to `<data_dir>.log`.
+    /// Starts `dev` on `data_dir` and free ports; it will tell when it is [`Self::ready`].
     pub fn spawn(data_dir: &Path) -> Self {
+        let mut command = Self::command("dev", data_dir);
+        command.arg("--ready-json");
+        Self::run(command, data_dir)
+    }
+
+    /// `dev` or `demo` on `data_dir` and free ports, for further arguments and environment.
+    pub fn command(subcommand: &str, data_dir: &Path) -> Command {
         let mut command = Command::new(binary());
         command
-            .args([
-                "dev",
-                "--ready-json",
-                "--listen",
-                &free_address().to_string(),
-                "--data-dir",
-            ])
+            .args([subcommand, "--listen", &free_address().to_string()])
+            .args(["--admin-listen", &free_address().to_string(), "--data-dir"])
             .arg(data_dir)
-            .env("CUITTY_WEBHOOKS__LISTEN__ADMIN", free_address().to_string())
             .env("CUITTY_WEBHOOKS__DEV__NATS_SERVER", crate::nats::binary())
             .current_dir(data_dir.parent().expect("a directory"));
+        command
+    }
+
+    /// Starts a [`Self::command`]. Its output goes to `<data_dir>.log`.
+    pub fn run(command: Command, data_dir: &Path) -> Self {
         let log = data_dir.with_extension("log");
         // Only what this start prints is of interest.
         let _ = std::fs::remove_file(&log);
@@ -69,9 +76,14 @@ impl Dev {
         self.process.output()
     }
 
-    /// SIGKILL to `dev` alone: what it has started is left behind.
+    /// SIGKILL to it alone: what it has started is left behind.
     pub fn kill9(&mut self) {
         self.process.kill9();
+    }
+
+    /// Sends a signal to it alone.
+    pub fn signal(&mut self, signal: Signal) {
+        self.process.signal(signal);
     }
 
     /// SIGTERM, and waits for the end.
@@ -79,7 +91,15 @@ impl Dev {
         self.process.stop().await
     }
 
-    /// Processes other than `dev` that name its data directory on their command line.
+    /// Waits for the end.
+    ///
+    /// # Panics
+    /// When it does not end within `patience`.
+    pub async fn ended(&mut self, patience: Duration) -> ExitStatus {
+        self.process.wait(patience).await
+    }
+
+    /// Processes other than itself that name its data directory on their command line.
     pub fn children(&self) -> Vec<u32> {
         let needle = self.data_dir.as_os_str().as_encoded_bytes();
         let names_it = |pid: &u32| {

@@ -1,12 +1,22 @@
 //! gRPC clients as a caller in any language would have them: generated code over a channel that sends the key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::stream;
+use hyper::http::uri::PathAndQuery;
+use prost::Message;
+use prost_types::{FileDescriptorProto, MethodDescriptorProto, ServiceDescriptorProto};
+use tonic::client::Grpc;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Error};
 use tonic::{Code, Request, Status};
+use tonic_prost::ProstCodec;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_types::StatusExt;
 
 /// A channel that sends an API key with every call.
@@ -95,4 +105,68 @@ pub fn refused<T: std::fmt::Debug>(result: Result<T, Status>) -> Refusal {
         Err(status) => Refusal::from(&status),
         Ok(answer) => panic!("was not refused: {answer:?}"),
     }
+}
+
+/// The path of every method that the server at `channel` tells of by reflection: `/package.Service/Method`.
+///
+/// # Panics
+/// When it does not tell.
+pub async fn reflected_methods(channel: Authorized) -> BTreeSet<String> {
+    let mut methods = BTreeSet::new();
+    let services = match reflect(&channel, MessageRequest::ListServices(String::new())).await {
+        MessageResponse::ListServicesResponse(listed) => listed.service,
+        other => panic!("{other:?}"),
+    };
+    for service in services {
+        let wanted = MessageRequest::FileContainingSymbol(service.name.clone());
+        let files = match reflect(&channel, wanted).await {
+            MessageResponse::FileDescriptorResponse(found) => found.file_descriptor_proto,
+            other => panic!("{}: {other:?}", service.name),
+        };
+        let files = files
+            .iter()
+            .map(|file| FileDescriptorProto::decode(&**file).expect("a file descriptor"));
+        methods.extend(files.flat_map(|file| methods_of(&file)));
+    }
+    methods
+}
+
+/// The path of every method that a file declares.
+pub fn methods_of(file: &FileDescriptorProto) -> Vec<String> {
+    let package = file.package();
+    let of_service = |service: &ServiceDescriptorProto| {
+        let path =
+            |method: &MethodDescriptorProto| format!("/{package}.{}/{}", service.name(), method.name());
+        service.method.iter().map(path).collect::<Vec<_>>()
+    };
+    file.service.iter().flat_map(of_service).collect()
+}
+
+async fn reflect(channel: &Authorized, wanted: MessageRequest) -> MessageResponse {
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(wanted),
+    };
+    let answers = ServerReflectionClient::new(channel.clone())
+        .server_reflection_info(stream::iter([request]))
+        .await;
+    let answer = answers.expect("reflection").into_inner().message().await;
+    let answer = answer.expect("an answer").expect("an answer");
+    answer.message_response.expect("an answer")
+}
+
+/// Calls any method with one message in which no field is set, and waits for the first answer.
+pub async fn call_empty(channel: Authorized, path: &str) -> Result<(), Status> {
+    let mut client = Grpc::new(channel);
+    client
+        .ready()
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
+    // Of `()`, no field is known: it is encoded as nothing, and decoded from everything.
+    let codec = ProstCodec::<(), ()>::default();
+    let path = PathAndQuery::try_from(path).expect("a path");
+    // On the wire, a single request and a single answer are streams of one.
+    let messages = Request::new(stream::iter([()]));
+    let mut answers = client.streaming(messages, path, codec).await?.into_inner();
+    answers.message().await.map(drop)
 }

@@ -6,9 +6,11 @@
 //! | [`roles`] | the service's roles as real processes: start, SIGKILL, SIGTERM, start again |
 //! | [`local`] | the roles inside the test's own process |
 //! | [`dev`] | `cuitty-webhooks dev` as a user starts it |
+//! | [`log`] | everything that the log holds |
 //! | [`nats`] | a real nats-server that can be killed and restarted on its port and store |
 //! | [`postgres`] | a real PostgreSQL cluster per test process, a database per test |
 //! | [`receiver`] | a webhook receiver that follows a script and captures what arrives |
+//! | [`dns`] | a DNS server that follows a script |
 //! | [`grpc`], [`rest`] | plain clients, and what a program can tell of a refusal |
 //! | [`process`] | child processes that never outlive the run |
 //! | [`procfs`] | what a process has used |
@@ -20,9 +22,11 @@
 pub mod app;
 mod background;
 pub mod dev;
+pub mod dns;
 pub mod eventually;
 pub mod grpc;
 pub mod local;
+pub mod log;
 pub mod nats;
 pub mod ports;
 pub mod postgres;

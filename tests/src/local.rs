@@ -16,8 +16,9 @@ use crate::background::Background;
 use crate::eventually::PATIENCE;
 use crate::roles::Settings;
 
+/// The system's clock, which nats-server and every process of ours read too.
 #[expect(clippy::disallowed_methods, reason = "a test is an edge of its own")]
-const CLOCK: Clock = Utc::now;
+pub const CLOCK: Clock = Utc::now;
 
 /// Roles on a thread of their own. Cut off on drop, as by SIGKILL, except that the thread is waited for.
 #[derive(Debug)]

@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use async_nats::ConnectOptions;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,16 +19,34 @@ use crate::process::Process;
 pub struct NatsServer {
     process: Process,
     port: u16,
+    login: Login,
     dir: TempDir,
 }
+
+/// The user that is let in, and the password; `None` lets everybody in.
+type Login = Option<[String; 2]>;
 
 impl NatsServer {
     /// Starts one and waits until it answers.
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// Starts one that lets in nobody but `user` with `password`, and waits until it answers.
+    pub async fn start_with_password(user: &str, password: &str) -> Self {
+        Self::start_with(Some([user.to_owned(), password.to_owned()])).await
+    }
+
+    async fn start_with(login: Login) -> Self {
         let dir = tempfile::tempdir().expect("make a directory");
         let port = free_port();
-        let process = spawn(port, dir.path());
-        let server = Self { process, port, dir };
+        let process = spawn(port, dir.path(), &login);
+        let server = Self {
+            process,
+            port,
+            login,
+            dir,
+        };
         server.answers().await;
         server
     }
@@ -46,6 +66,16 @@ impl NatsServer {
         self.process.kill9();
     }
 
+    /// SIGSTOP: connections stay and nothing is answered, until [`Self::go_on`].
+    pub fn pause(&mut self) {
+        self.process.signal(Signal::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub fn go_on(&mut self) {
+        self.process.signal(Signal::SIGCONT);
+    }
+
     /// SIGTERM, and waits for the end.
     pub async fn stop(&mut self) {
         self.process.stop().await;
@@ -54,13 +84,18 @@ impl NatsServer {
     /// Starts it again, stopping it first if it runs, on the same port and store.
     pub async fn restart(&mut self) {
         self.process.stop().await;
-        self.process = spawn(self.port, self.dir.path());
+        self.process = spawn(self.port, self.dir.path(), &self.login);
         self.answers().await;
     }
 
     async fn answers(&self) {
         eventually("nats-server answers", || async {
-            let client = async_nats::connect(self.url())
+            let options = match self.login.clone() {
+                Some([user, password]) => ConnectOptions::with_user_and_password(user, password),
+                None => ConnectOptions::new(),
+            };
+            let client = options
+                .connect(self.url())
                 .await
                 .map_err(|error| error.to_string())?;
             // JetStream opens a moment after the port does.
@@ -75,12 +110,15 @@ impl NatsServer {
     }
 }
 
-fn spawn(port: u16, dir: &Path) -> Process {
+fn spawn(port: u16, dir: &Path, login: &Login) -> Process {
     let mut command = Command::new(binary());
     command
         .args(["--addr", "127.0.0.1", "--jetstream", "--port", &port.to_string()])
         .arg("--store_dir")
         .arg(dir.join("store"));
+    if let Some([user, password]) = login {
+        command.args(["--user", user, "--pass", password]);
+    }
     Process::spawn("nats-server", command, &dir.join("nats-server.log"))
 }
 

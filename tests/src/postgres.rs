@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -25,9 +25,10 @@ const MAX_CONNECTIONS: u32 = 400;
 pub struct PostgresCluster {
     process: Process,
     port: u16,
+    durability: Durability,
     databases: AtomicU32,
     // After the process: fields are dropped in order.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// What a crash of the machine may cost.
@@ -79,35 +80,32 @@ impl PostgresCluster {
         );
 
         let port = free_port();
-        let mut server = command("postgres", owner.as_ref());
-        server
-            .arg("-D")
-            .arg(dir.join("data"))
-            .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"])
-            .args(["-c", &format!("max_connections={MAX_CONNECTIONS}")])
-            .args(["-c", &format!("unix_socket_directories={}", dir.display())]);
-        if durability == Durability::None {
-            server.args([
-                "-c",
-                "fsync=off",
-                "-c",
-                "synchronous_commit=off",
-                "-c",
-                "full_page_writes=off",
-            ]);
-        }
-        let process = Process::spawn("postgres", server, &dir.join("postgres.log"));
         let cluster = Self {
-            process,
+            process: serve(dir, port, durability),
             port,
+            durability,
             databases: AtomicU32::new(0),
-            _dir: temp,
+            dir: temp,
         };
-        eventually("PostgreSQL answers", || async {
-            cluster.connect().await.map(drop)
-        })
-        .await;
+        cluster.answers().await;
         cluster
+    }
+
+    /// Ends it at once, as a crash does: its connections break, and nobody listens on its port.
+    pub fn crash(&mut self) {
+        // SIGQUIT: the postmaster takes its children with it, which SIGKILL would leave behind.
+        self.process.signal(Signal::SIGQUIT);
+        self.process.wait_blocking(Duration::from_secs(20));
+    }
+
+    /// Starts it again after [`Self::crash`], on the same port and with the same data, and waits until it answers.
+    pub async fn restart(&mut self) {
+        self.process = serve(self.dir.path(), self.port, self.durability);
+        self.answers().await;
+    }
+
+    async fn answers(&self) {
+        eventually("PostgreSQL answers", || async { self.connect().await.map(drop) }).await;
     }
 
     /// Makes an empty database and returns its URL.
@@ -131,10 +129,30 @@ impl PostgresCluster {
 
 impl Drop for PostgresCluster {
     fn drop(&mut self) {
-        // SIGQUIT: the postmaster takes its children with it, which SIGKILL would leave behind.
-        self.process.signal(Signal::SIGQUIT);
-        self.process.wait_blocking(Duration::from_secs(20));
+        self.crash();
     }
+}
+
+/// Starts the server on the data in `dir`.
+fn serve(dir: &Path, port: u16, durability: Durability) -> Process {
+    let mut server = command("postgres", server_user().as_ref());
+    server
+        .arg("-D")
+        .arg(dir.join("data"))
+        .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"])
+        .args(["-c", &format!("max_connections={MAX_CONNECTIONS}")])
+        .args(["-c", &format!("unix_socket_directories={}", dir.display())]);
+    if durability == Durability::None {
+        server.args([
+            "-c",
+            "fsync=off",
+            "-c",
+            "synchronous_commit=off",
+            "-c",
+            "full_page_writes=off",
+        ]);
+    }
+    Process::spawn("postgres", server, &dir.join("postgres.log"))
 }
 
 /// PostgreSQL refuses to run as root: then it runs as the user that its package made, else as nobody.

@@ -141,13 +141,6 @@ impl Captured {
     }
 }
 
-/// How much of each request is remembered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Memory {
-    Requests,
-    Ids,
-}
-
 #[derive(Debug, Default)]
 struct Route {
     script: VecDeque<Reply>,
@@ -157,12 +150,10 @@ struct Route {
     /// Requests that wait for their answer's head, now and at most.
     in_flight: usize,
     peak_in_flight: usize,
-    last_at: Option<Instant>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
-    memory: Memory,
     routes: Mutex<HashMap<String, Route>>,
 }
 
@@ -181,24 +172,12 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// Starts a receiver that captures every request.
+    /// Starts a receiver. It captures every request.
     pub fn start() -> Self {
-        Self::with_memory(Memory::Requests)
-    }
-
-    /// Starts a receiver for load: it counts `webhook-id`s and captures nothing.
-    pub fn counting() -> Self {
-        Self::with_memory(Memory::Ids)
-    }
-
-    fn with_memory(memory: Memory) -> Self {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("is bound");
-        let state = Arc::new(State {
-            memory,
-            routes: Mutex::default(),
-        });
+        let state = Arc::<State>::default();
         let served = Arc::clone(&state);
         let thread = Background::spawn("receiver", move |stop| serve(listener, served, stop));
         Self {
@@ -223,13 +202,19 @@ impl Receiver {
         self.state.routes().entry(path.to_owned()).or_default().script = replies.into_iter().collect();
     }
 
-    /// What arrived on `path`, in order. Empty for a counting receiver.
+    /// What arrived on `path`, in order.
     pub fn requests(&self, path: &str) -> Vec<Captured> {
         self.state
             .routes()
             .get(path)
             .map(|route| route.requests.clone())
             .unwrap_or_default()
+    }
+
+    /// What arrived on every path; those of one path in order.
+    pub fn all_requests(&self) -> Vec<Captured> {
+        let routes = self.state.routes();
+        routes.values().flat_map(|route| route.requests.clone()).collect()
     }
 
     /// How often each `webhook-id` arrived on `path`.
@@ -241,28 +226,22 @@ impl Receiver {
             .unwrap_or_default()
     }
 
+    /// Different `webhook-id`s that arrived, counted per path.
+    pub fn distinct_ids(&self) -> usize {
+        self.state.routes().values().map(|route| route.ids.len()).sum()
+    }
+
+    /// Requests that wait for their answer now, over all paths.
+    pub fn in_flight(&self) -> usize {
+        self.state.routes().values().map(|route| route.in_flight).sum()
+    }
+
     /// Most requests that waited for their answer on `path` at the same time.
     pub fn peak_in_flight(&self, path: &str) -> usize {
         self.state
             .routes()
             .get(path)
             .map_or(0, |route| route.peak_in_flight)
-    }
-
-    /// Different `webhook-id`s and requests over all paths.
-    pub fn totals(&self) -> Totals {
-        let routes = self.state.routes();
-        let distinct = routes.values().map(|route| route.ids.len()).sum();
-        let requests = routes
-            .values()
-            .flat_map(|route| route.ids.values())
-            .map(|&n| n as usize)
-            .sum();
-        Totals {
-            distinct,
-            requests,
-            last_at: routes.values().filter_map(|route| route.last_at).max(),
-        }
     }
 
     /// Waits until `count` requests have arrived on `path` and returns them.
@@ -275,24 +254,6 @@ impl Receiver {
         })
         .await;
         self.requests(path)
-    }
-}
-
-/// What a receiver has seen over all paths.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Totals {
-    /// Different `webhook-id`s, counted per path.
-    pub distinct: usize,
-    /// Requests that carried one.
-    pub requests: usize,
-    /// When the last of them arrived.
-    pub last_at: Option<Instant>,
-}
-
-impl Totals {
-    /// Requests beyond the first of each `webhook-id`.
-    pub fn duplicates(&self) -> usize {
-        self.requests - self.distinct
     }
 }
 
@@ -387,18 +348,15 @@ fn remember(state: &State, head: hyper::http::request::Parts, body: Bytes) -> Re
     let route = routes.entry(head.uri.path().to_owned()).or_default();
     if let Some(id) = head.headers.get("webhook-id").and_then(|id| id.to_str().ok()) {
         *route.ids.entry(id.to_owned()).or_default() += 1;
-        route.last_at = Some(now);
     }
-    if state.memory == Memory::Requests {
-        let (method, uri, headers) = (head.method, head.uri, head.headers);
-        route.requests.push(Captured {
-            method,
-            uri,
-            headers,
-            body,
-            at: now,
-        });
-    }
+    let (method, uri, headers) = (head.method, head.uri, head.headers);
+    route.requests.push(Captured {
+        method,
+        uri,
+        headers,
+        body,
+        at: now,
+    });
     let last = route.script.len() <= 1;
     let next = if last {
         route.script.front().cloned()

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::eventually::eventually;
@@ -105,6 +106,22 @@ impl RoleProcess {
         self.process.pid()
     }
 
+    /// The sum of a metric's samples over all labels; 0 when it has none.
+    ///
+    /// # Panics
+    /// When the metrics are not served.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let answer = RestClient::new(self.admin_url(), None).get("/metrics").await;
+        let text = String::from_utf8_lossy(&answer.body);
+        text.lines()
+            .filter_map(|line| {
+                let (series, value) = line.rsplit_once(' ')?;
+                let is_it = series.split('{').next() == Some(name);
+                is_it.then(|| value.parse::<f64>().expect("a sample is a number"))
+            })
+            .sum()
+    }
+
     /// What it has logged.
     pub fn output(&self) -> String {
         self.process.output()
@@ -127,18 +144,41 @@ impl RoleProcess {
         self.process = run(&self.roles, &self.settings, self.dir.path());
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until it says that it is ready, and its history open, when it has one.
     ///
     /// # Panics
-    /// When it does not become ready in time.
+    /// When that does not happen in time.
     pub async fn ready(&self) {
+        self.ready_when(|history| history.is_null() || history == "ok")
+            .await;
+    }
+
+    /// [`Self::ready`], whatever it says of the history.
+    pub async fn ready_without_history(&self) {
+        self.ready_when(|_| true).await;
+    }
+
+    /// What it answers on `/readyz`: the status and the body.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn readiness(&self) -> (u16, Value) {
+        self.try_readiness().await.expect("an answer")
+    }
+
+    async fn try_readiness(&self) -> Result<(u16, Value), String> {
         let admin = RestClient::new(self.admin_url(), None);
+        let answer = admin.try_get("/readyz").await?;
+        Ok((answer.status.as_u16(), answer.json()))
+    }
+
+    async fn ready_when(&self, accepts: impl Fn(&Value) -> bool) {
         eventually(&format!("{} is ready", self.name), || async {
-            let answer = admin.try_get("/readyz").await?;
-            if answer.status.is_success() {
+            let (status, body) = self.try_readiness().await?;
+            if status == 200 && accepts(&body["history"]) {
                 Ok(())
             } else {
-                Err(format!("{answer:?}"))
+                Err(format!("{status}: {body}"))
             }
         })
         .await;

@@ -145,6 +145,51 @@ async fn an_update_changes_what_its_mask_names() {
 }
 
 #[tokio::test]
+async fn an_update_of_settings_and_active_is_one_revision() {
+    let app = TestApp::start().await;
+    let before = app.create_endpoint_at(URL.into()).await.endpoint.unwrap();
+    let mut client = app.endpoints();
+    let wanted = Endpoint {
+        id: before.id.clone(),
+        description: "moved away".into(),
+        active: false,
+        ..Default::default()
+    };
+    let request = UpdateEndpointRequest {
+        expected_revision: 1,
+        ..update(wanted, &["description", "active"])
+    };
+
+    let after = client
+        .update_endpoint(request.clone())
+        .await
+        .unwrap()
+        .into_inner();
+
+    let expected = Endpoint {
+        description: "moved away".into(),
+        active: false,
+        disabled_reason: "manual".into(),
+        revision: 2,
+        updated_at: after.updated_at,
+        ..before.clone()
+    };
+    assert_eq!(after, expected);
+    let stale = refused(client.update_endpoint(request.clone()).await);
+    assert_eq!(
+        (stale.code, stale.reason.as_str()),
+        (Code::Aborted, "ENDPOINT_CONFLICT")
+    );
+    let again = UpdateEndpointRequest {
+        expected_revision: 0,
+        ..request
+    };
+    let unchanged = client.update_endpoint(again).await.unwrap().into_inner();
+    assert_eq!(unchanged, expected, "applied twice");
+    assert_eq!(get(&app, &before.id).await, expected);
+}
+
+#[tokio::test]
 async fn deliveries_to_a_disabled_endpoint_are_recorded_and_not_attempted() {
     let app = TestApp::start().await;
     let receiver = Receiver::start();

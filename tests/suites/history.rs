@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use cuitty_webhooks_domain::attempt::ErrorClass;
 use cuitty_webhooks_history::{Batch, HistoryError, Store, StoreConfig};
+use harness::eventually::{eventually, is};
 use harness::postgres::PostgresCluster;
 use rand::RngExt;
 use sqlx::{Connection, Executor};
@@ -76,6 +77,7 @@ contract! {
     one_of_two_writers_wins
     a_snapshot_stays_as_it_was
     waiting_ends_with_the_checkpoint
+    waiting_notices_a_reset_by_another_process
     a_reset_empties_everything
 }
 
@@ -311,6 +313,24 @@ async fn waiting_ends_with_the_checkpoint(config: &StoreConfig) {
             .await
             .unwrap()
     );
+}
+
+async fn waiting_notices_a_reset_by_another_process(config: &StoreConfig) {
+    let (other, reader) = (
+        Store::open(config).await.unwrap(),
+        Store::open_existing(config).await.unwrap(),
+    );
+    let batch = batch(0, &Given::new(12).log(30));
+    other.apply(&batch).await.unwrap();
+    let (short, long) = (Duration::from_millis(50), Duration::from_secs(30));
+    assert!(reader.wait_for(batch.checkpoint, long).await.unwrap());
+    other.reset().await.unwrap();
+    eventually("the reader waits for the rows to come back", || async {
+        is(reader.wait_for(batch.checkpoint, short).await.ok(), Some(false))
+    })
+    .await;
+    other.apply(&batch).await.unwrap();
+    assert!(reader.wait_for(batch.checkpoint, long).await.unwrap());
 }
 
 async fn a_reset_empties_everything(config: &StoreConfig) {

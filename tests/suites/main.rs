@@ -4,16 +4,21 @@
 #![cfg(test)]
 
 mod accept;
+mod auth;
 mod bad_input;
-mod chaos;
 mod deliver;
+mod demo;
 mod dev;
 mod doors;
 mod edges;
+mod egress;
 mod endpoints;
 mod failures;
 mod history;
+mod outage;
 mod projection;
 mod rest;
+mod retry;
+mod secrets;
 mod setup;
 mod watch;

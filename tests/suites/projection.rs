@@ -120,11 +120,9 @@ async fn the_history_keeps_up_with_events_that_come_one_by_one() {
     receiver.received("/hook", 300).await;
     let arrived = Instant::now();
     app.ended(&last).await;
-    assert!(
-        arrived.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        arrived.elapsed()
-    );
+    // A history that waits for more after each event would be 300 times 25 ms behind.
+    let behind = arrived.elapsed();
+    assert!(behind < Duration::from_secs(5), "{behind:?}");
 }
 
 #[tokio::test]
@@ -200,14 +198,10 @@ async fn poison_events_are_set_aside_and_stop_nothing() {
         app.ended(&accepted.deliveries[0].id).await;
     }
     assert!(!listed(&app).await.contains(&poison.deliveries[0].id));
-    let metrics = harness::rest::RestClient::new(app.roles[1].admin_url(), None)
-        .get("/metrics")
+    let set_aside = app.roles[1]
+        .metric("webhooks_projection_set_aside_events_total")
         .await;
-    let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
-    assert!(
-        metrics.contains("\nwebhooks_projection_set_aside_events_total 2\n"),
-        "{metrics}"
-    );
+    assert_eq!(set_aside as u64, 2);
     let verified = command(&["projection", "verify"], &app.settings);
     assert_eq!(verified.status.code(), Some(1));
     let said = String::from_utf8_lossy(&verified.stdout).into_owned();

@@ -1,11 +1,19 @@
-//! A start that cannot succeed says which setting is to blame, and leaves nothing behind.
+//! A start that cannot succeed says in time which setting is to blame, and leaves nothing behind.
 
-use std::process::Output;
+mod history;
+mod log;
 
-use harness::nats::{NatsServer, impostor};
-use harness::ports::free_port;
-use harness::roles::{Settings, command};
-use sqlx::{Connection, Executor, SqliteConnection};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use harness::process::Process;
+use harness::roles::{Settings, binary};
+use tempfile::TempDir;
+
+/// How long a start may try before it gives up, with the short timeouts of [`settings`].
+const BOUND: Duration = Duration::from_secs(15);
 
 fn settings(nats_url: &str, history_url: &str) -> Settings {
     Settings::new(nats_url, history_url)
@@ -17,18 +25,34 @@ fn settings(nats_url: &str, history_url: &str) -> Settings {
 }
 
 /// The exit code of the binary and what it printed, while the test's own tasks go on.
-async fn run(arguments: &'static [&'static str], settings: &Settings) -> (Option<i32>, String) {
-    let settings = settings.clone();
-    let run = tokio::task::spawn_blocking(move || command(arguments, &settings));
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = run.await.unwrap();
-    (
-        status.code(),
-        String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr),
-    )
+async fn run(arguments: &[&str], settings: &Settings) -> (Option<i32>, String) {
+    let mut command = Command::new(binary());
+    command.args(arguments).envs(settings.environment());
+    end_of(command).await
+}
+
+async fn end_of(mut command: Command) -> (Option<i32>, String) {
+    let dir = tempfile::tempdir().unwrap();
+    command.current_dir(dir.path());
+    let output = dir.path().join("output");
+    let mut process = Process::spawn("cuitty-webhooks", command, &output);
+    let status = process.wait(BOUND).await;
+    assert_eq!(names(dir.path()), ["output"], "it left files behind");
+    (status.code(), process.output())
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+/// A directory, and the URL of an SQLite file in it that does not exist.
+fn no_history() -> (TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", dir.path().join("history.db").display());
+    (dir, url)
 }
 
 #[tokio::test]
@@ -54,103 +78,43 @@ async fn every_problem_of_the_configuration_is_told_at_once() {
 
 #[tokio::test]
 async fn bad_usage_is_told_apart() {
-    let output = command(
+    let (code, said) = run(
         &["serve", "--role", "postman"],
         &settings("nats://127.0.0.1:4222", "sqlite:x.db"),
-    );
-    assert_eq!(output.status.code(), Some(2));
-}
-
-#[tokio::test]
-async fn wrong_log_url() {
-    let nobody = format!("nats://user:hunter2@127.0.0.1:{}", free_port());
-    for (url, code) in [("http://127.0.0.1:4222", None), (&*nobody, Some(1))] {
-        let (found, said) = run(&["dispatcher"], &settings(url, "sqlite:unused.db")).await;
-        // A URL that can never work is a matter of configuration, one that nobody answers one of the run time.
-        assert!(
-            found == code || code.is_none() && matches!(found, Some(1 | 64)),
-            "{found:?}: {said}"
-        );
-        assert!(said.contains("log.url") || said.contains("127.0.0.1"), "{said}");
-        assert!(!said.contains("hunter2"), "the password is shown: {said}");
-    }
-}
-
-#[tokio::test]
-async fn too_old_nats_server() {
-    let url = impostor("2.12.8").await;
-    let (code, said) = run(&["dispatcher"], &settings(&url, "sqlite:unused.db")).await;
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("2.12.8") && said.contains("2.14"), "{said}");
-}
-
-#[tokio::test]
-async fn history_in_a_directory_that_does_not_exist() {
-    let nats = NatsServer::start().await;
-    let (code, said) = run(
-        &["projector"],
-        &settings(&nats.url(), "sqlite:/nonexistent/dir/history.db"),
     )
     .await;
-    assert_eq!(code, Some(1), "{said}");
-    assert!(
-        said.contains("history.url") && said.contains("/nonexistent/dir"),
-        "{said}"
-    );
-}
-
-async fn migrations(database: &mut SqliteConnection) -> i64 {
-    sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations")
-        .fetch_one(database)
-        .await
-        .unwrap()
+    assert_eq!(code, Some(2), "{said}");
 }
 
 #[tokio::test]
-async fn history_of_a_newer_schema() {
-    let nats = NatsServer::start().await;
+async fn a_bad_file_is_told_by_key_and_place_without_its_secrets() {
     let dir = tempfile::tempdir().unwrap();
-    let url = format!("sqlite:{}", dir.path().join("history.db").display());
-    drop(harness::roles::RoleProcess::start("projector", &Settings::new(&nats.url(), &url)).await);
-    let mut database = SqliteConnection::connect(&url).await.unwrap();
-    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
-                 VALUES (99999, 'from the future', TRUE, x'00', 0)";
-    database.execute(newer).await.unwrap();
-    let before = migrations(&mut database).await;
-
-    let (code, said) = run(&["projector"], &settings(&nats.url(), &url)).await;
-
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("99999"), "{said}");
-    assert_eq!(migrations(&mut database).await, before);
-}
-
-#[tokio::test]
-async fn history_that_is_locked() {
-    let nats = NatsServer::start().await;
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("history.db");
-    let mut holder = SqliteConnection::connect(&format!("sqlite:{}?mode=rwc", path.display()))
-        .await
-        .unwrap();
-    holder.execute("BEGIN EXCLUSIVE").await.unwrap();
-    let settings = settings(&nats.url(), &format!("sqlite:{}", path.display()));
-
-    assert_eq!(run(&["topology", "apply"], &settings).await.0, Some(0));
-
-    let (code, said) = run(&["projection", "rebuild"], &settings).await;
-
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("locked"), "{said}");
-
-    // A projector waits for the lock instead: whoever holds it may let go.
-    let projector = harness::roles::RoleProcess::spawn("projector", &settings);
-    let answered = harness::eventually::eventually("it says what is missing", || async {
-        let admin = harness::rest::RestClient::new(projector.admin_url(), None);
-        admin.try_get("/readyz").await
-    })
-    .await;
-    assert_eq!(answered.status, 503);
-    holder.execute("ROLLBACK").await.unwrap();
-    projector.ready().await;
+    let file = dir.path().join("config.toml");
+    let path = file.to_str().unwrap();
+    for (text, told) in [
+        ("[api]\nadmin_key = \"hunter2\"\n", "api.admin_key"),
+        (
+            "[api]\nadmin_key = \"hunter2 with spaces, longer\"\n",
+            "api.admin_key",
+        ),
+        ("[api]\nadmin_key = [\"hunter2\"]\n", "api.admin_key"),
+        ("[api]\nadmin_kye = \"hunter2\"\n", "api.admin_kye"),
+        ("[api]\nadmin_key = \"hunter2\n", "line 2, column "),
+        ("[api]\nadmin_key = hunter2\n", "line 2, column "),
+        ("[sealing]\nkeys = [\"k1:hunter2\"]\n", "sealing.keys"),
+        ("[sealing]\nkeys = [\"hunter2\"]\n", "sealing.keys"),
+        ("[sealing]\nkeys = { k1 = \"hunter2\" }\n", "sealing.keys"),
+        ("[log]\nurl = \"http://user:hunter2@127.0.0.1:4222\"\n", "log.url"),
+        ("[history]\nurl = \"mysql://user:hunter2@db/x\"\n", "history.url"),
+    ] {
+        fs::write(&file, text).unwrap();
+        for arguments in [&["api"][..], &["config", "check"]] {
+            let mut command = Command::new(binary());
+            command.args(arguments).args(["--config", path]);
+            let (code, said) = end_of(command).await;
+            assert_eq!(code, Some(64), "{text}: {said}");
+            assert!(said.contains(told) && said.contains(path), "{text}: {said}");
+            assert!(!said.contains("hunter2"), "{text}: {said}");
+        }
+    }
 }

@@ -1,0 +1,32 @@
+//! The log itself, read as any module may read it.
+
+use std::time::Duration;
+
+use cuitty_webhooks_log::{Log, LogConfig, StoredEvent};
+
+/// How long the log may take to give out the next batch.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Everything that is stored in the log at `url` now, in order.
+///
+/// # Panics
+/// When it cannot be read.
+pub async fn stored(url: &str) -> Vec<StoredEvent> {
+    let config = LogConfig {
+        url: url.to_owned(),
+        ..LogConfig::default()
+    };
+    let log = Log::connect(config).await.expect("connect to the log");
+    let (_, last) = log.bounds().await.expect("ask the log for its bounds");
+    let mut reader = log.read(1);
+    let mut events: Vec<StoredEvent> = Vec::new();
+    while events.last().map_or(0, |event| event.sequence) < last {
+        let batch = reader.next_batch(1000, PATIENCE).await.expect("read the log");
+        assert!(
+            !batch.is_empty(),
+            "the log ends at {last} and gives out nothing more"
+        );
+        events.extend(batch);
+    }
+    events
+}

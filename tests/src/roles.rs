@@ -158,12 +158,12 @@ impl RoleProcess {
         self.ready_when(|_| true).await;
     }
 
-    /// What it answers on `/readyz`: the status and the body.
+    /// What it answers on `/readyz`, once it answers: the status and the body.
     ///
     /// # Panics
-    /// When it does not answer.
+    /// When it does not answer in time.
     pub async fn readiness(&self) -> (u16, Value) {
-        self.try_readiness().await.expect("an answer")
+        eventually(&format!("{} answers", self.name), || self.try_readiness()).await
     }
 
     async fn try_readiness(&self) -> Result<(u16, Value), String> {

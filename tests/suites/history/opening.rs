@@ -30,11 +30,16 @@ fn at(url: impl Into<String>) -> StoreConfig {
 }
 
 async fn many_may_open_an_empty_database_at_once(config: &StoreConfig) {
+    // They wait for one another.
+    let config = StoreConfig {
+        acquire_timeout: Duration::from_secs(10),
+        ..config.clone()
+    };
     let opened = tokio::join!(
-        Store::open(config),
-        Store::open(config),
-        Store::open(config),
-        Store::open(config)
+        Store::open(&config),
+        Store::open(&config),
+        Store::open(&config),
+        Store::open(&config)
     );
     for store in [opened.0, opened.1, opened.2, opened.3] {
         let store = store.unwrap();

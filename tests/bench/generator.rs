@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use cuitty_webhooks_proto::v1::DeliverRequest;
 use cuitty_webhooks_proto::v1::message_service_client::MessageServiceClient;
+use futures_util::{TryStreamExt, stream};
 use harness::grpc::{Authorized, authorized};
 use hdrhistogram::Histogram;
 use tokio::sync::Semaphore;
@@ -45,6 +46,8 @@ pub(crate) struct Offered {
 pub(crate) struct Generator {
     clients: Vec<MessageServiceClient<Authorized>>,
     next: AtomicU32,
+    /// Counts events to the groups, which take turns.
+    turns: AtomicU32,
     epoch: Instant,
     groups: u32,
     payload: usize,
@@ -75,6 +78,7 @@ impl Generator {
         Ok(Arc::new(Self {
             clients,
             next: AtomicU32::new(0),
+            turns: AtomicU32::new(0),
             epoch,
             groups,
             payload,
@@ -130,15 +134,38 @@ impl Generator {
         tally.offered(first, &latency)
     }
 
-    async fn hand_over(&self, at: Duration, tally: &Tally, latency: &Mutex<Histogram<u64>>) {
+    /// Hands over `count` events of this type, `in_flight` at a time.
+    pub(crate) async fn fill(&self, event_type: &str, count: u32, in_flight: usize) -> anyhow::Result<()> {
+        stream::iter((0..count).map(Ok))
+            .try_for_each_concurrent(in_flight, |_| self.publish(event_type))
+            .await
+    }
+
+    /// Hands over one event of this type.
+    pub(crate) async fn publish(&self, event_type: &str) -> anyhow::Result<()> {
+        let (mut client, request) = self.next(event_type.to_owned(), self.epoch.elapsed());
+        client.deliver(request).await.context("hand an event over")?;
+        Ok(())
+    }
+
+    /// The next event, and the connection that is to take it.
+    fn next(&self, event_type: String, at: Duration) -> (MessageServiceClient<Authorized>, DeliverRequest) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut client = self.clients[number as usize % self.clients.len()].clone();
         let request = DeliverRequest {
             project_id: PROJECT.into(),
-            event_type: event_type(number % self.groups),
+            event_type,
             payload: event::payload(number, at, self.payload),
             ..DeliverRequest::default()
         };
+        (
+            self.clients[number as usize % self.clients.len()].clone(),
+            request,
+        )
+    }
+
+    async fn hand_over(&self, at: Duration, tally: &Tally, latency: &Mutex<Histogram<u64>>) {
+        let group = self.turns.fetch_add(1, Ordering::Relaxed) % self.groups;
+        let (mut client, request) = self.next(event_type(group), at);
         match client.deliver(request).await {
             Ok(_) => {
                 let now = self.epoch.elapsed();

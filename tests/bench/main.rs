@@ -4,12 +4,15 @@
 //! Three loads per backend. A gentle one and a sustained one are open loops: every event has its time, and its latency
 //! counts from then, so that a stall is measured rather than waited out. Saturation offers as much as the API takes;
 //! its rates are taken until the last delivery has arrived, and its latency is that of a growing backlog.
+//!
+//! Then isolation: what healthy endpoints feel of many that hang, and what a dead one costs.
 
 #![expect(clippy::print_stdout, reason = "the tables are the product")]
 
 mod ceilings;
 mod event;
 mod generator;
+mod isolation;
 mod options;
 mod phase;
 mod report;
@@ -24,7 +27,7 @@ use harness::roles::ADMIN_KEY;
 use tokio::time::{Instant, sleep};
 
 use crate::generator::Generator;
-use crate::options::{Backend, Options};
+use crate::options::{Backend, Options, Part};
 use crate::phase::{Load, run};
 use crate::sink::Sink;
 use crate::stack::{Stack, Usage};
@@ -42,6 +45,16 @@ async fn main() -> Result<()> {
     }
     let epoch = Instant::now();
     let sink = Sink::start(epoch).await?;
+    if options.measures(Part::Load) {
+        load(&options, &sink, epoch).await?;
+    }
+    if options.measures(Part::Isolation) {
+        isolation::measure(&options, &sink, epoch).await?;
+    }
+    Ok(())
+}
+
+async fn load(options: &Options, sink: &Sink, epoch: Instant) -> Result<()> {
     println!(
         "## Load: {} endpoints, fan-out {}, payloads of {} bytes, {} gRPC connections, {} s each, {} processors\n",
         options.endpoints,
@@ -52,7 +65,7 @@ async fn main() -> Result<()> {
         std::thread::available_parallelism()?,
     );
     if !options.skip_ceilings {
-        let http = ceilings::http(&sink, epoch, options.payload).await;
+        let http = ceilings::http(sink, epoch, options.payload).await;
         let log = ceilings::log(options.payload).await?;
         println!("{}", report::ceilings(&[http, log]));
     }
@@ -61,7 +74,7 @@ async fn main() -> Result<()> {
         one => vec![one],
     };
     for backend in backends {
-        measure(backend, &options, &sink, epoch).await?;
+        measure(backend, options, sink, epoch).await?;
     }
     Ok(())
 }

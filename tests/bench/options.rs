@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use cuitty_webhooks_domain::limits;
 
 /// The load harness: real processes on this machine, events over gRPC, a fast sink. Prints markdown tables.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "bench")]
 pub(crate) struct Options {
+    /// Measures this alone
+    #[arg(long, value_enum)]
+    pub(crate) only: Option<Part>,
     /// Where the history is kept
     #[arg(long, value_enum, default_value_t = Backend::Both)]
     pub(crate) backend: Backend,
@@ -41,6 +45,27 @@ pub(crate) struct Options {
     /// Leaves the raw ceilings out
     #[arg(long)]
     pub(crate) skip_ceilings: bool,
+    /// Isolation: endpoints that accept and hang, each with one event per second
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) hanging: u32,
+    /// Isolation: events per second to 100 healthy endpoints beside them
+    #[arg(long, default_value_t = 500)]
+    pub(crate) healthy_rate: u32,
+    /// Isolation: deliveries that wait behind one dead endpoint
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) waiting: u32,
+    /// Isolation: how many of them are timed once it has recovered
+    #[arg(long, default_value_t = 100_000)]
+    pub(crate) drained: u32,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Throughput, latency, CPU and memory under three loads
+    Load,
+    /// What endpoints that hang or are dead cost the others; its history is SQLite unless --backend says otherwise
+    Isolation,
 }
 
 /// Where the history is kept.
@@ -65,6 +90,11 @@ impl Options {
         self.endpoints / self.fan_out
     }
 
+    /// Whether `part` is measured.
+    pub(crate) fn measures(&self, part: Part) -> bool {
+        self.only.is_none_or(|only| only == part)
+    }
+
     /// What cannot be measured so, if anything.
     pub(crate) fn problem(&self) -> Option<&'static str> {
         if self.fan_out == 0 || self.endpoints == 0 || !self.endpoints.is_multiple_of(self.fan_out) {
@@ -75,6 +105,13 @@ impl Options {
         }
         if self.duration == 0 || self.connections == 0 || self.in_flight == 0 || self.gentle_rate == 0 {
             return Some("--duration, --gentle-rate, --connections and --in-flight must be at least 1");
+        }
+        // A message goes to no more endpoints than that.
+        if self.hanging == 0 || self.hanging as usize > limits::FAN_OUT || self.healthy_rate == 0 {
+            return Some("--hanging must be 1 to 1000, --healthy-rate at least 1");
+        }
+        if self.drained == 0 || self.drained > self.waiting {
+            return Some("--drained must be 1 to --waiting");
         }
         None
     }

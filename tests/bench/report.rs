@@ -6,6 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::ceilings::Ceiling;
+use crate::isolation::Backlog;
 use crate::phase::Measured;
 use crate::stack::Usage;
 
@@ -100,6 +101,59 @@ pub(crate) fn ceilings(ceilings: &[Ceiling]) -> String {
         );
     }
     text
+}
+
+/// What healthy endpoints feel of `hanging` ones that hang.
+pub(crate) fn hanging(hanging: u32, alone: &Measured, beside: &Measured) -> String {
+    let mut text = format!(
+        "### Healthy endpoints beside {hanging} that hang\n\n\
+         | load | end to end p50 | p99 | max | refused | lost | duplicates |\n\
+         |---|--:|--:|--:|--:|--:|--:|\n"
+    );
+    for load in [alone, beside] {
+        let latency = &load.arrivals.latency;
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} | {} |",
+            load.name,
+            quantile(latency, 0.5),
+            quantile(latency, 0.99),
+            millis(latency.max()),
+            load.offered.refused,
+            load.expected.saturating_sub(load.delivered()),
+            load.duplicates(),
+        );
+    }
+    let ratio = |share| {
+        let at = |load: &Measured| load.arrivals.latency.value_at_quantile(share).max(1) as f64;
+        at(beside) / at(alone)
+    };
+    let _ = writeln!(text, "| ratio | {:.2} | {:.2} | | | | |", ratio(0.5), ratio(0.99));
+    text
+}
+
+/// What a dead endpoint costs.
+pub(crate) fn dead(cost: &Backlog) -> String {
+    let above = |bytes: u64| mebibytes(bytes.saturating_sub(cost.idle));
+    format!(
+        "### {} deliveries waiting behind one dead endpoint\n\n\
+         | dispatcher's memory, idle | above it with all of them waiting | at most | recovered: first delivery after | first {} drained after | per second |\n\
+         |--:|--:|--:|--:|--:|--:|\n\
+         | {} | {} | {} | {:.1} s | {:.1} s | {:.0} |\n",
+        cost.waiting,
+        cost.drained,
+        mebibytes(cost.idle),
+        above(cost.memory),
+        above(cost.peak),
+        cost.first.as_secs_f64(),
+        cost.last.as_secs_f64(),
+        f64::from(cost.drained)
+            / cost
+                .last
+                .saturating_sub(cost.first)
+                .as_secs_f64()
+                .max(f64::MIN_POSITIVE),
+    )
 }
 
 fn quantile(histogram: &Histogram<u64>, quantile: f64) -> String {

@@ -1,7 +1,8 @@
-//! The fastest receiver: answers 200 at once and notes when which event arrived.
+//! The fastest receiver: answers 200 at once and notes when which event arrived. It has paths that do worse, too.
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -54,7 +55,13 @@ impl Arrivals {
 struct State {
     epoch: Instant,
     arrivals: Mutex<Arrivals>,
+    is_mended: AtomicBool,
 }
+
+/// Takes requests and never answers.
+const HANGING: &str = "/hanging";
+/// Answers 500 until it is mended.
+const DEAD: &str = "/dead";
 
 /// The running sink.
 #[derive(Debug, Clone)]
@@ -71,6 +78,7 @@ impl Sink {
         let state = Arc::new(State {
             epoch,
             arrivals: Mutex::new(Arrivals::new()),
+            is_mended: AtomicBool::new(false),
         });
         let sink = Self {
             address,
@@ -96,6 +104,21 @@ impl Sink {
         format!("http://{}/{endpoint}", self.address)
     }
 
+    /// The URL of an endpoint that takes requests and never answers.
+    pub(crate) fn hanging_url(&self, endpoint: u32) -> String {
+        format!("http://{}{HANGING}/{endpoint}", self.address)
+    }
+
+    /// The URL of the endpoint that fails until it is [mended](Self::mend).
+    pub(crate) fn dead_url(&self) -> String {
+        format!("http://{}{DEAD}", self.address)
+    }
+
+    /// From now on, the dead endpoint takes everything.
+    pub(crate) fn mend(&self) {
+        self.state.is_mended.store(true, Ordering::Relaxed);
+    }
+
     /// Forgets what arrived and returns it.
     pub(crate) fn reset(&self) -> Arrivals {
         std::mem::replace(&mut *self.state.arrivals(), Arrivals::new())
@@ -114,8 +137,18 @@ impl State {
 }
 
 async fn take(request: Request<Incoming>, state: Arc<State>) -> Result<Response<Empty<Bytes>>, hyper::Error> {
-    let endpoint = request.uri().path()[1..].parse().unwrap_or(0);
+    let path = request.uri().path();
+    let (hangs, is_dead) = (path.starts_with(HANGING), path == DEAD);
+    let endpoint = path[1..].parse().unwrap_or(0);
     let body = request.into_body().collect().await?.to_bytes();
+    if hangs {
+        std::future::pending::<()>().await;
+    }
+    if is_dead && !state.is_mended.load(Ordering::Relaxed) {
+        let mut failure = Response::new(Empty::new());
+        *failure.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        return Ok(failure);
+    }
     let now = state.epoch.elapsed();
     if let Some((number, at)) = event::parse(&body) {
         let mut arrivals = state.arrivals();

@@ -92,13 +92,21 @@ impl Stack {
 
     /// Creates the endpoints: each group of `fan_out` of them takes an event type of its own.
     pub(crate) async fn create_endpoints(&self, options: &Options, sink: &Sink) -> Result<()> {
+        let requests = (0..options.endpoints).map(|endpoint| CreateEndpointRequest {
+            url: sink.url(endpoint),
+            event_types: vec![event_type(endpoint / options.fan_out)],
+            ..CreateEndpointRequest::default()
+        });
+        self.create(requests).await
+    }
+
+    /// Creates endpoints of the project.
+    pub(crate) async fn create(&self, requests: impl Iterator<Item = CreateEndpointRequest>) -> Result<()> {
         let mut client = EndpointServiceClient::new(authorized(&self.url(), Some(ADMIN_KEY)).await?);
-        for endpoint in 0..options.endpoints {
+        for request in requests {
             let request = CreateEndpointRequest {
                 project_id: PROJECT.into(),
-                url: sink.url(endpoint),
-                event_types: vec![event_type(endpoint / options.fan_out)],
-                ..CreateEndpointRequest::default()
+                ..request
             };
             client
                 .create_endpoint(request)
@@ -116,6 +124,18 @@ impl Stack {
     /// Sequence of the last event that the history has folded.
     pub(crate) async fn checkpoint(&self) -> Result<u64> {
         Ok(self.history.checkpoint().await?)
+    }
+
+    /// Work that no dispatcher has pulled, or that is pulled and not acknowledged.
+    pub(crate) async fn undone(&self) -> Result<u64> {
+        let lags = self.log.consumer_lag().await?;
+        Ok(lags.iter().map(|lag| lag.pending + lag.in_flight).sum())
+    }
+
+    /// The dispatcher's resident set now and at most, in bytes.
+    pub(crate) fn dispatcher_memory(&self) -> (u64, u64) {
+        let pid = self.dispatcher.pid();
+        (procfs::resident_memory(pid), procfs::peak_memory(pid))
     }
 
     /// What every process has used so far.

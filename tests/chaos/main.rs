@@ -6,6 +6,7 @@
 
 mod acks;
 mod kills;
+mod lanes;
 mod ledger;
 mod load;
 mod takeover;

@@ -6,7 +6,9 @@
 //! | [`roles`] | the service's roles as real processes: start, SIGKILL, SIGTERM, start again |
 //! | [`local`] | the roles inside the test's own process |
 //! | [`dev`] | `cuitty-webhooks dev` as a user starts it |
+//! | [`traffic`] | many events at once, and how they fared |
 //! | [`log`] | everything that the log holds |
+//! | [`books`] | what became of every delivery, by the log and by the receiver |
 //! | [`nats`] | a real nats-server that can be killed and restarted on its port and store |
 //! | [`postgres`] | a real PostgreSQL cluster per test process, a database per test |
 //! | [`receiver`] | a webhook receiver that follows a script and captures what arrives |
@@ -21,6 +23,7 @@
 
 pub mod app;
 mod background;
+pub mod books;
 pub mod dev;
 pub mod dns;
 pub mod eventually;
@@ -35,6 +38,7 @@ pub mod procfs;
 pub mod receiver;
 pub mod rest;
 pub mod roles;
+pub mod traffic;
 
 /// The root of the workspace.
 pub fn workspace() -> &'static std::path::Path {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cuitty_webhooks_log::{Log, LogConfig, StoredEvent};
+use cuitty_webhooks_log::{Log, LogConfig, PartitionLag, StoredEvent};
 
 /// How long the log may take to give out the next batch.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -12,11 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// # Panics
 /// When it cannot be read.
 pub async fn stored(url: &str) -> Vec<StoredEvent> {
-    let config = LogConfig {
-        url: url.to_owned(),
-        ..LogConfig::default()
-    };
-    let log = Log::connect(config).await.expect("connect to the log");
+    let log = connect(url).await;
     let (_, last) = log.bounds().await.expect("ask the log for its bounds");
     let mut reader = log.read(1);
     let mut events: Vec<StoredEvent> = Vec::new();
@@ -29,4 +25,20 @@ pub async fn stored(url: &str) -> Vec<StoredEvent> {
         events.extend(batch);
     }
     events
+}
+
+/// How much work of each partition is not pulled, and how much not acknowledged.
+///
+/// # Panics
+/// When nats-server does not say.
+pub async fn lag(url: &str) -> Vec<PartitionLag> {
+    connect(url).await.consumer_lag().await.expect("ask for the lag")
+}
+
+async fn connect(url: &str) -> Log {
+    let config = LogConfig {
+        url: url.to_owned(),
+        ..LogConfig::default()
+    };
+    Log::connect(config).await.expect("connect to the log")
 }

@@ -211,6 +211,14 @@ impl Receiver {
             .unwrap_or_default()
     }
 
+    /// How many requests arrived on `path`.
+    pub fn count(&self, path: &str) -> usize {
+        self.state
+            .routes()
+            .get(path)
+            .map_or(0, |route| route.requests.len())
+    }
+
     /// What arrived on every path; those of one path in order.
     pub fn all_requests(&self) -> Vec<Captured> {
         let routes = self.state.routes();

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use cuitty_webhooks_proto::v1::{Attempt, CreateEndpointRequest, DeliveryStatus, GetEndpointRequest};
+use cuitty_webhooks_proto::v1::{
+    Attempt, CreateEndpointRequest, DeliveryDetail, DeliveryStatus, Endpoint, GetEndpointRequest,
+};
 use harness::app::{TestApp, summary};
 use harness::eventually::{eventually, is};
 use harness::ports::free_port;
@@ -28,6 +30,51 @@ async fn first_attempt(app: &TestApp, url: String, timeout_ms: u32) -> Attempt {
     })
     .await;
     detail.attempts.into_iter().next().unwrap()
+}
+
+/// An endpoint that answers with these replies, and the first delivery to it, ended.
+async fn first_delivery(
+    app: &TestApp,
+    receiver: &Receiver,
+    path: &str,
+    replies: impl IntoIterator<Item = Reply>,
+) -> (String, DeliveryDetail) {
+    receiver.script(path, replies);
+    let request = CreateEndpointRequest {
+        url: receiver.url(path),
+        event_types: vec![format!("sent.to_{}", &path[1..])],
+        retry_schedule_seconds: vec![1],
+        ..Default::default()
+    };
+    let endpoint = app.create_endpoint(request).await.endpoint.unwrap();
+    let accepted = app.deliver(&endpoint.event_types[0], &json!({})).await;
+    let detail = app.ended(&accepted.deliveries[0].id).await;
+    (endpoint.id, detail)
+}
+
+async fn get(app: &TestApp, endpoint_id: &str) -> Endpoint {
+    let request = GetEndpointRequest {
+        endpoint_id: endpoint_id.to_owned(),
+    };
+    app.endpoints().get_endpoint(request).await.unwrap().into_inner()
+}
+
+async fn disabled(app: &TestApp, endpoint_id: &str) -> Endpoint {
+    eventually("the endpoint is disabled", || async {
+        let endpoint = get(app, endpoint_id).await;
+        is(endpoint.active, false).map(|_| endpoint)
+    })
+    .await
+}
+
+/// Status, reason and number of attempts.
+fn end(detail: &DeliveryDetail) -> (DeliveryStatus, &str, u32) {
+    let delivery = summary(detail);
+    (
+        delivery.status(),
+        &delivery.failure_reason,
+        delivery.attempt_count,
+    )
 }
 
 fn class(attempt: &Attempt) -> &str {
@@ -113,14 +160,7 @@ async fn gone_ends_the_delivery_and_disables_the_endpoint() {
         (DeliveryStatus::Failed, "gone")
     );
     assert_eq!(delivery.attempt_count, 1);
-    let disabled = eventually("the endpoint is disabled", || async {
-        let request = GetEndpointRequest {
-            endpoint_id: endpoint.id.clone(),
-        };
-        let endpoint = app.endpoints().get_endpoint(request).await.unwrap().into_inner();
-        is(endpoint.active, false).map(|_| endpoint)
-    })
-    .await;
+    let disabled = disabled(&app, &endpoint.id).await;
     assert_eq!(
         (disabled.disabled_reason.as_str(), disabled.revision),
         ("gone", 2)
@@ -132,4 +172,62 @@ async fn gone_ends_the_delivery_and_disables_the_endpoint() {
     assert_eq!(summary(&detail).failure_reason, "endpoint_disabled");
     assert_eq!(detail.attempts, []);
     assert_eq!(receiver.requests("/gone").len(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_may_say_that_its_message_is_not_wanted_again() {
+    let app = TestApp::start().await;
+    let receiver = Receiver::start();
+    let abort = |status| Reply::status(status).header("webhook-delivery", "Abort-Message");
+
+    let (endpoint_id, aborted) =
+        first_delivery(&app, &receiver, "/aborts", [abort(500), Reply::status(200)]).await;
+    assert_eq!(end(&aborted), (DeliveryStatus::Failed, "aborted", 1));
+    assert_eq!(aborted.attempts[0].next_attempt_at, None);
+
+    // That message only: the endpoint goes on, at its first revision.
+    let accepted = app.deliver("sent.to_aborts", &json!({})).await;
+    let next = app.ended(&accepted.deliveries[0].id).await;
+    assert_eq!(end(&next), (DeliveryStatus::Delivered, "", 1));
+    let endpoint = get(&app, &endpoint_id).await;
+    assert_eq!((endpoint.active, endpoint.revision), (true, 1));
+
+    let (_, taken) = first_delivery(&app, &receiver, "/takes", [abort(200)]).await;
+    assert_eq!(end(&taken), (DeliveryStatus::Delivered, "", 1));
+    let unknown = [
+        Reply::status(500).header("webhook-delivery", "later"),
+        Reply::status(200),
+    ];
+    let (_, retried) = first_delivery(&app, &receiver, "/asks-for-something-else", unknown).await;
+    assert_eq!(end(&retried), (DeliveryStatus::Delivered, "", 2));
+}
+
+#[tokio::test]
+async fn an_answer_may_disable_its_endpoint() {
+    let app = TestApp::start().await;
+    let receiver = Receiver::start();
+    for (path, status, expected) in [
+        ("/fails", 503, (DeliveryStatus::Failed, "gone", 1)),
+        // It took this message, and wants no more.
+        ("/takes", 200, (DeliveryStatus::Delivered, "", 1)),
+    ] {
+        let reply = Reply::status(status).header("webhook-delivery", "disable");
+        let (endpoint_id, detail) = first_delivery(&app, &receiver, path, [reply]).await;
+        assert_eq!(end(&detail), expected, "{path}");
+        let endpoint = disabled(&app, &endpoint_id).await;
+        assert_eq!(
+            (endpoint.disabled_reason.as_str(), endpoint.revision),
+            ("gone", 2),
+            "{path}"
+        );
+
+        let accepted = app.deliver(&endpoint.event_types[0], &json!({})).await;
+        let detail = app.ended(&accepted.deliveries[0].id).await;
+        assert_eq!(
+            end(&detail),
+            (DeliveryStatus::Failed, "endpoint_disabled", 0),
+            "{path}"
+        );
+        assert_eq!(receiver.requests(path).len(), 1);
+    }
 }

@@ -4,6 +4,7 @@ mod folding;
 mod given;
 mod lists;
 mod opening;
+mod upkeep;
 
 use std::pin::pin;
 use std::time::Duration;
@@ -279,10 +280,12 @@ async fn a_snapshot_stays_as_it_was(config: &StoreConfig) {
     deliveries.extend(snapshot.next_chunk(1000).await.unwrap());
     assert_eq!(snapshot.next_chunk(1).await.unwrap(), []);
     let unmatched = snapshot.next_unmatched_chunk(1000).await.unwrap();
+    let failures = snapshot.next_failures_chunk(1000).await.unwrap();
     let seen = Whole {
         checkpoint: snapshot.checkpoint(),
         deliveries,
         unmatched,
+        failures,
     };
     assert_eq!(seen, before);
     assert_ne!(Whole::of(&store).await, before);
@@ -344,7 +347,8 @@ async fn a_reset_empties_everything(config: &StoreConfig) {
         Whole {
             checkpoint: 0,
             deliveries: vec![],
-            unmatched: vec![]
+            unmatched: vec![],
+            failures: vec![]
         }
     );
     let late = store.apply(&batch(whole.checkpoint, &[])).await.unwrap_err();

@@ -5,6 +5,7 @@
 
 mod accept;
 mod auth;
+mod auto_disable;
 mod bad_input;
 mod deliver;
 mod demo;
@@ -15,10 +16,13 @@ mod egress;
 mod endpoints;
 mod failures;
 mod history;
+mod lanes;
 mod outage;
 mod projection;
 mod rest;
 mod retry;
+mod revoke;
 mod secrets;
 mod setup;
+mod sweep;
 mod watch;

@@ -265,6 +265,7 @@ fn not_found_code(resource: Resource) -> &'static str {
         Resource::Endpoint => "endpoint_not_found",
         Resource::Delivery => "delivery_not_found",
         Resource::EventType => "event_type_not_found",
+        Resource::Secret => "secret_not_found",
     }
 }
 
@@ -274,6 +275,7 @@ fn conflict_code(resource: Resource) -> &'static str {
         Resource::Endpoint => "endpoint_conflict",
         Resource::Delivery => "delivery_conflict",
         Resource::EventType => "event_type_conflict",
+        Resource::Secret => "secret_conflict",
     }
 }
 

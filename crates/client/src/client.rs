@@ -140,6 +140,24 @@ impl Client {
             .into_inner())
     }
 
+    /// Ends the overlap of a previous secret now; the current one has to be rotated first.
+    pub async fn revoke_secret(
+        &self,
+        endpoint_id: &str,
+        secret_id: &str,
+    ) -> Result<v1::Endpoint, ClientError> {
+        let request = v1::RevokeSecretRequest {
+            endpoint_id: endpoint_id.into(),
+            secret_id: secret_id.into(),
+        };
+        Ok(self
+            .endpoints
+            .clone()
+            .revoke_secret(timed(request))
+            .await?
+            .into_inner())
+    }
+
     /// A delivery with its payload and every attempt, once the history has passed `min_log_sequence` (0 does not wait).
     pub async fn get_delivery(
         &self,

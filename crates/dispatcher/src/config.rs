@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::scheduler::BreakerRules;
+
 /// Configuration of a dispatcher.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DispatcherConfig {
     /// Names this process among the dispatchers, in leases and in attempts; must be unique. Empty means a random one.
@@ -23,6 +25,8 @@ pub struct DispatcherConfig {
     pub drain_timeout: Duration,
     /// Bounds of what waits.
     pub lanes: LaneConfig,
+    /// When an endpoint is left alone.
+    pub breaker: BreakerConfig,
     /// The HTTP client.
     pub http: HttpConfig,
 }
@@ -35,30 +39,31 @@ impl Default for DispatcherConfig {
             progress_interval: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(30),
             lanes: LaneConfig::default(),
+            breaker: BreakerConfig::default(),
             http: HttpConfig::default(),
         }
     }
 }
 
 /// Bounds of what waits in memory. What does not fit waits in the log.
-///
-/// What is given back to the log for later still counts against `log.max_ack_pending` of its partition until it is done:
-/// there are no detached lanes yet. An endpoint whose backlog comes up to that number holds up the others of its
-/// partition, so size `log.max_ack_pending` for the largest backlog that slow and dead endpoints may have.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LaneConfig {
-    /// Deliveries that wait for one endpoint, 1 or more.
+    /// Deliveries that wait for one endpoint, 1 or more. When there are more, its lane detaches: it reads the log itself.
     pub max_items: usize,
     /// Their payloads, in bytes.
     pub max_bytes: usize,
-    /// Deliveries that wait for all endpoints together; at least `max_items`.
+    /// Deliveries that wait for all endpoints together; at least `max_items`. What is left of it bounds each lane.
     pub total_items: usize,
     /// Their payloads, in bytes; at least `max_bytes`.
     pub total_bytes: usize,
-    /// How long a delivery stays in the log that finds its slow endpoint's lane full.
+    /// Deliveries that a detached lane reads ahead at most, 1 or more.
+    pub window_items: usize,
+    /// Their payloads, in bytes.
+    pub window_bytes: usize,
+    /// How often the cursor of a detached lane is saved while it moves, 100 ms or more.
     #[serde(with = "humantime_serde")]
-    pub overflow_delay: Duration,
+    pub save_interval: Duration,
 }
 
 impl Default for LaneConfig {
@@ -68,7 +73,51 @@ impl Default for LaneConfig {
             max_bytes: 4 << 20,
             total_items: 8192,
             total_bytes: 32 << 20,
-            overflow_delay: Duration::from_secs(5),
+            window_items: 512,
+            window_bytes: 2 << 20,
+            save_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// When the breaker of an endpoint opens, and how it probes.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BreakerConfig {
+    /// It opens after so many failures in a row, 1 or more.
+    pub consecutive_failures: u32,
+    /// It opens when this share of the attempts of `window` failed, above 0 and at most 1.
+    pub failure_ratio: f64,
+    /// Attempts in `window` from which on the share counts, 1 or more.
+    pub min_attempts: u32,
+    /// How long attempts are counted.
+    #[serde(with = "humantime_serde")]
+    pub window: Duration,
+    /// Longest wait before a probe. Shorter waits come from the endpoint's retry schedule.
+    #[serde(with = "humantime_serde")]
+    pub max_probe_delay: Duration,
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: 10,
+            failure_ratio: 0.8,
+            min_attempts: 50,
+            window: Duration::from_mins(1),
+            max_probe_delay: Duration::from_mins(10),
+        }
+    }
+}
+
+impl BreakerConfig {
+    pub(crate) fn rules(&self) -> BreakerRules {
+        BreakerRules {
+            consecutive_failures: self.consecutive_failures,
+            failure_ratio: self.failure_ratio,
+            min_attempts: self.min_attempts,
+            window: self.window,
+            max_probe_delay: self.max_probe_delay,
         }
     }
 }
@@ -148,8 +197,38 @@ impl DispatcherConfig {
                 "must be at least lanes.max_bytes",
             ),
             (
-                self.lanes.overflow_delay >= Duration::from_secs(1),
-                "lanes.overflow_delay",
+                self.lanes.window_items >= 1 && self.lanes.window_bytes >= 1,
+                "lanes.window_items",
+                "must be 1 or more, as must lanes.window_bytes",
+            ),
+            (
+                self.lanes.save_interval >= Duration::from_millis(100),
+                "lanes.save_interval",
+                "must be 100 ms or more",
+            ),
+            (
+                self.breaker.consecutive_failures >= 1,
+                "breaker.consecutive_failures",
+                "must be 1 or more",
+            ),
+            (
+                self.breaker.failure_ratio > 0.0 && self.breaker.failure_ratio <= 1.0,
+                "breaker.failure_ratio",
+                "must be above 0 and at most 1",
+            ),
+            (
+                self.breaker.min_attempts >= 1,
+                "breaker.min_attempts",
+                "must be 1 or more",
+            ),
+            (
+                self.breaker.window >= Duration::from_secs(1),
+                "breaker.window",
+                "must be 1 s or more",
+            ),
+            (
+                self.breaker.max_probe_delay >= Duration::from_secs(1),
+                "breaker.max_probe_delay",
                 "must be 1 s or more",
             ),
             (

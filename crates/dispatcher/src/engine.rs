@@ -1,6 +1,7 @@
 //! What one work item goes through: from the log, to its endpoint, to the log.
 
 mod disable;
+mod past;
 mod record;
 
 use std::borrow::Cow;
@@ -11,20 +12,23 @@ use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::Clock;
 use cuitty_webhooks_domain::attempt::Attempt;
 use cuitty_webhooks_domain::delivery::{
-    Concluded, Conclusion, DeliveryEvent, DeliveryRef, FailureReason, Requested, conclude,
+    Concluded, Conclusion, DeliveryEvent, DeliveryRef, FailureReason, Requested, Verdict, conclude,
 };
+use cuitty_webhooks_domain::retry::pressure;
 use cuitty_webhooks_log::directory::Directory;
 use cuitty_webhooks_log::membership::Holdings;
-use cuitty_webhooks_log::{EventBody, Log, LogError, WorkEvent, WorkItem};
+use cuitty_webhooks_log::{Acker, Cancellations, EventBody, Log, LogError, WorkEvent, WorkItem};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, error, info, instrument, warn};
 
+pub(crate) use self::past::Past;
+use self::record::Stored;
 use crate::attempt::{Begun, Outgoing, is_perhaps_outdated, refusal};
 use crate::http::HttpClient;
 use crate::metrics::{Metrics, ParkReason};
-use crate::scheduler::AttemptKey;
+use crate::scheduler::{AttemptKey, Ended, Sign};
 use crate::target::Targets;
 use crate::trace::TraceContext;
 
@@ -35,11 +39,55 @@ pub(crate) const LATER: Duration = Duration::from_mins(1);
 /// Pauses between tries to append while the log is not available: from the first, doubled, up to the last.
 const APPEND_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
 
-/// A work item and the partition it came from.
+/// The delivery had ended before.
+const SILENT: Ended = Ended::Recorded {
+    outcome: None,
+    sign: Sign::Silent,
+};
+
+/// A work item, and where it came from.
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) partition: u16,
-    pub(crate) item: WorkItem,
+    pub(crate) sequence: u64,
+    pub(crate) event: WorkEvent,
+    /// How often the partition's consumer delivered it; 0 when its lane read it.
+    pub(crate) delivered: u64,
+    /// Of an item that the partition's consumer delivered.
+    pub(crate) acker: Option<Acker>,
+}
+
+impl Work {
+    pub(crate) fn pulled(partition: u16, item: WorkItem) -> Self {
+        Self {
+            partition,
+            sequence: item.sequence,
+            event: item.event,
+            delivered: item.delivered,
+            acker: Some(item.acker),
+        }
+    }
+
+    pub(crate) fn read(partition: u16, sequence: u64, event: WorkEvent) -> Self {
+        Self {
+            partition,
+            sequence,
+            event,
+            delivered: 0,
+            acker: None,
+        }
+    }
+}
+
+/// What is to be done about a work item.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Task {
+    /// When it arrived in its lane.
+    pub(crate) arrived: Instant,
+    /// Whether the log is asked first if the attempt was made.
+    pub(crate) verify: bool,
+    /// Whether a request may be made. If not, a delivery that has not ended is to come again.
+    pub(crate) may_send: bool,
 }
 
 /// Randomness for one attempt.
@@ -65,6 +113,8 @@ pub(crate) struct Engine {
     pub(crate) dispatcher_id: String,
     pub(crate) log: Log,
     pub(crate) directory: Directory,
+    pub(crate) cancellations: Cancellations,
+    pub(crate) past: Past,
     pub(crate) holdings: Holdings,
     pub(crate) targets: Targets,
     pub(crate) http: HttpClient,
@@ -76,71 +126,88 @@ pub(crate) struct Engine {
 #[derive(Debug, Clone, Copy)]
 struct NotNow(Duration);
 
-/// A delivery's request, and which of its attempts is due.
+/// A delivery's request.
 struct Job<'a> {
     requested: Cow<'a, Requested>,
     requested_sequence: u64,
-    number: u32,
 }
 
 impl Engine {
-    /// Carries out one work item; whether it was settled. One that was not has been given back to the log.
+    /// Makes the attempt that a work item asks for, or ends its delivery without one. The item is acknowledged when that is
+    /// recorded, unless its lane goes on with it.
     #[instrument(
         name = "dispatch.attempt",
         level = "debug",
         skip_all,
-        fields(delivery.id = %key.delivery_id, attempt.number = key.number, log.seq = work.item.sequence)
+        fields(delivery.id = %key.delivery_id, attempt.number = key.number, log.seq = work.sequence)
     )]
     pub(crate) async fn carry_out(
         &self,
         key: AttemptKey,
         work: &Work,
-        arrived: Instant,
+        task: Task,
         entropy: Entropy,
-    ) -> bool {
-        let acker = &work.item.acker;
-        let (settled, told) = match self.deliver(work, arrived, entropy).await {
-            Ok(()) => (true, acker.ack().await),
+    ) -> Ended {
+        let ended = match self.deliver(key, work, task, entropy).await {
+            Ok(ended) => ended,
             Err(NotNow(delay)) => {
                 self.metrics.parked(ParkReason::NotAttempted);
-                (false, acker.nak(delay).await)
+                Ended::NotNow(delay)
             }
         };
-        if let Err(error) = told {
+        if let (Ended::Recorded { .. }, Some(acker)) = (&ended, &work.acker)
+            && let Err(error) = acker.ack().await
+        {
             debug!(%error, "no word about a work item, it comes again");
         }
-        settled
+        ended
     }
 
-    async fn deliver(&self, work: &Work, arrived: Instant, entropy: Entropy) -> Result<(), NotNow> {
-        let Some(job) = self.job(&work.item).await? else {
-            return Ok(());
+    async fn deliver(
+        &self,
+        key: AttemptKey,
+        work: &Work,
+        task: Task,
+        entropy: Entropy,
+    ) -> Result<Ended, NotNow> {
+        let Some(job) = self.job(work).await? else {
+            return Ok(SILENT);
         };
+        let (requested, requested_sequence) = (&*job.requested, job.requested_sequence);
+        if task.verify && self.is_attempted(key, &job).await? {
+            return Ok(SILENT);
+        }
         let entry = self
             .directory
-            .get(job.requested.delivery.endpoint_id)
+            .get(requested.delivery.endpoint_id)
             .ok_or(NotNow(SOON))?;
         let endpoint = &entry.endpoint;
         let now = (self.clock)();
-        if let Some(reason) = refusal(endpoint, &job.requested, now) {
-            if work.item.delivered == 1 && is_perhaps_outdated(reason, &job.requested, now) {
+        let refusal = if self.cancellations.contains(key.delivery_id) {
+            Some(FailureReason::Cancelled)
+        } else {
+            refusal(endpoint, requested, now)
+        };
+        if let Some(reason) = refusal {
+            if work.delivered == 1 && is_perhaps_outdated(reason, requested, now) {
                 debug!(endpoint.id = %endpoint.id, reason = reason.as_str(), "looked at again: the directory may lag");
                 return Err(NotNow(SOON));
             }
-            return self
-                .fail(&job.requested.delivery, job.requested_sequence, reason, now)
-                .await;
+            return self.fail(&requested.delivery, requested_sequence, reason, now).await;
+        }
+        if !task.may_send {
+            return Err(NotNow(SOON));
         }
         // Reading the request back may have taken long.
         if !self.holdings.holds(work.partition, Instant::now()) {
             return Err(NotNow(Duration::ZERO));
         }
         let prepared = self.targets.prepare(endpoint, now);
-        let trace = TraceContext::child_of(&job.requested.traceparent, entropy.trace_id, entropy.span_id);
+        let trace = TraceContext::child_of(&requested.traceparent, entropy.trace_id, entropy.span_id);
         let begun = Begun {
-            number: job.number,
+            number: key.number,
             started_at: now,
-            queue: arrived.elapsed(),
+            queue: task.arrived.elapsed(),
             endpoint,
             dispatcher_id: &self.dispatcher_id,
             trace,
@@ -148,7 +215,7 @@ impl Engine {
         let attempt = match &prepared.target {
             Err(error) => begun.not_sent(error),
             Ok(target) => {
-                let outgoing = Outgoing::build(target, &job.requested, job.number, trace, now);
+                let outgoing = Outgoing::build(target, requested, key.number, trace, now);
                 let request = outgoing.record(&endpoint.settings.url);
                 let started = Instant::now();
                 let sent = self
@@ -171,35 +238,52 @@ impl Engine {
 
         let at = (self.clock)();
         let mut rng = StdRng::seed_from_u64(entropy.jitter);
-        let conclusion = conclude(&attempt, &prepared.schedule, job.requested.deadline, at, &mut rng);
-        report(&job.requested.delivery, &attempt, &conclusion);
+        let Verdict { conclusion, disables } =
+            conclude(&attempt, &prepared.schedule, requested.deadline, at, &mut rng);
+        report(&requested.delivery, &attempt, &conclusion);
+        let sign = Sign::from(pressure(&attempt, at));
         let concluded = Concluded {
-            delivery: job.requested.delivery.clone(),
-            requested_sequence: job.requested_sequence,
+            delivery: requested.delivery.clone(),
+            requested_sequence,
             attempt: Some(attempt),
             conclusion,
             at,
         };
-        self.record(&concluded, job.number).await?;
-        if conclusion
-            == (Conclusion::Failed {
-                reason: FailureReason::Gone,
-            })
-        {
+        let ordered = endpoint.settings.ordered;
+        let Stored { outcome, has_ended } = self.record(&concluded, key.number, !ordered).await?;
+        if disables {
             self.disable_gone(endpoint).await;
         }
-        Ok(())
+        Ok(match conclusion {
+            Conclusion::Retry { next_attempt_at } if ordered && !has_ended => Ended::Blocked {
+                outcome,
+                sign,
+                until: Instant::now() + (next_attempt_at - at).to_std().unwrap_or_default(),
+            },
+            _ => Ended::Recorded { outcome, sign },
+        })
+    }
+
+    /// Whether the log has an outcome of that attempt, or of a later one.
+    async fn is_attempted(&self, key: AttemptKey, job: &Job<'_>) -> Result<bool, NotNow> {
+        let delivery = &job.requested.delivery;
+        let attempted = self
+            .past
+            .is_attempted(&self.log, delivery, job.requested_sequence, key.number)
+            .await;
+        attempted.map_err(|error| {
+            debug!(%error, delivery.id = %key.delivery_id, "outcomes not read");
+            NotNow(SOON)
+        })
     }
 
     /// What a work item asks for; `None` when its delivery has been ended because its request is gone.
-    async fn job<'a>(&self, item: &'a WorkItem) -> Result<Option<Job<'a>>, NotNow> {
-        let due = match &item.event {
+    async fn job<'a>(&self, work: &'a Work) -> Result<Option<Job<'a>>, NotNow> {
+        let due = match &work.event {
             WorkEvent::Requested(requested) => {
-                let requested = Cow::Borrowed(&**requested);
                 return Ok(Some(Job {
-                    requested,
-                    requested_sequence: item.sequence,
-                    number: 1,
+                    requested: Cow::Borrowed(&**requested),
+                    requested_sequence: work.sequence,
                 }));
             }
             WorkEvent::Due(due) => due,
@@ -217,7 +301,6 @@ impl Engine {
                 Ok(Some(Job {
                     requested: Cow::Owned(requested),
                     requested_sequence: due.requested_sequence,
-                    number: due.attempt_number,
                 }))
             }
             Some(EventBody::Unreadable(error)) => {
@@ -259,7 +342,7 @@ impl Engine {
         requested_sequence: u64,
         reason: FailureReason,
         at: DateTime<Utc>,
-    ) -> Result<(), NotNow> {
+    ) -> Result<Ended, NotNow> {
         info!(delivery.id = %delivery.delivery_id, endpoint.id = %delivery.endpoint_id, reason = reason.as_str(), "delivery failed");
         let conclusion = Conclusion::Failed { reason };
         let concluded = Concluded {
@@ -269,7 +352,9 @@ impl Engine {
             conclusion,
             at,
         };
-        self.record(&concluded, 0).await
+        let Stored { outcome, .. } = self.record(&concluded, 0, false).await?;
+        let sign = Sign::Silent;
+        Ok(Ended::Recorded { outcome, sign })
     }
 }
 

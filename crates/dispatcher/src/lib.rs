@@ -6,13 +6,10 @@
 //!
 //! The scheduler does no IO and reads no clock; the service is the one loop that carries its commands out, with
 //! one task per attempt. Start at [`Dispatcher`].
-//!
-//! A known limit: work that is parked (given back to the log for later, because its lane is full, its endpoint unknown or
-//! its content unreadable) stays unacknowledged and so counts against `log.max_ack_pending` of its partition. Past that
-//! number the log delivers nothing more of the partition, whatever the endpoint. See [`LaneConfig`].
 
 mod attempt;
 mod config;
+mod dispatcher;
 mod engine;
 mod error;
 mod http;
@@ -22,6 +19,6 @@ mod service;
 mod target;
 mod trace;
 
-pub use crate::config::{DispatcherConfig, HttpConfig, LaneConfig, Problem};
+pub use crate::config::{BreakerConfig, DispatcherConfig, HttpConfig, LaneConfig, Problem};
+pub use crate::dispatcher::Dispatcher;
 pub use crate::error::DispatcherError;
-pub use crate::service::Dispatcher;

@@ -1,6 +1,7 @@
 //! The dispatcher's metrics.
 
 use cuitty_webhooks_domain::attempt::{Attempt, ErrorClass};
+use crate::scheduler::Stats;
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
 /// Names of the metrics.
@@ -19,8 +20,14 @@ pub mod names {
     pub const QUEUED: &str = "webhooks_queued_deliveries";
     /// Their payloads.
     pub const QUEUED_BYTES: &str = "webhooks_queued_bytes";
-    /// Partitions whose pull is paused because a lane is full.
-    pub const PAUSED_PARTITIONS: &str = "webhooks_paused_partitions";
+    /// Lanes that read the log themselves.
+    pub const DETACHED_LANES: &str = "webhooks_detached_lanes";
+    /// Lanes whose breaker is open or half-open.
+    pub const OPEN_BREAKERS: &str = "webhooks_open_breakers";
+    /// Whether pulling is paused because too much is held: 0 or 1.
+    pub const PAUSED: &str = "webhooks_pull_paused";
+    /// Work items left to detached lanes.
+    pub const SKIPPED: &str = "webhooks_skipped_deliveries_total";
     /// Work items given back to the log for later, by `reason`.
     pub const PARKED: &str = "webhooks_parked_deliveries_total";
     /// Work items that came again while or after they were worked on.
@@ -29,7 +36,7 @@ pub mod names {
     pub const UNREADABLE: &str = "webhooks_unreadable_deliveries_total";
     /// Attempts whose outcome the log refused for good; their deliveries are attempted again.
     pub const UNRECORDED: &str = "webhooks_unrecorded_attempts_total";
-    /// Endpoints disabled because they answered 410.
+    /// Endpoints disabled because their answers asked for it.
     pub const DISABLED: &str = "webhooks_disabled_endpoints_total";
 }
 
@@ -56,9 +63,24 @@ pub fn describe() {
         "Payloads of the deliveries that wait in lanes"
     );
     describe_gauge!(
-        names::PAUSED_PARTITIONS,
+        names::DETACHED_LANES,
         Unit::Count,
-        "Partitions not pulled because a lane is full"
+        "Lanes that read the log themselves"
+    );
+    describe_gauge!(
+        names::OPEN_BREAKERS,
+        Unit::Count,
+        "Lanes whose breaker is open or half-open"
+    );
+    describe_gauge!(
+        names::PAUSED,
+        Unit::Count,
+        "Whether pulling is paused because too much is held"
+    );
+    describe_counter!(
+        names::SKIPPED,
+        Unit::Count,
+        "Work items left to detached lanes"
     );
     describe_counter!(
         names::PARKED,
@@ -83,7 +105,7 @@ pub fn describe() {
     describe_counter!(
         names::DISABLED,
         Unit::Count,
-        "Endpoints disabled because they answered 410"
+        "Endpoints disabled because their answers asked for it"
     );
 }
 
@@ -108,11 +130,14 @@ pub(crate) struct Metrics {
     attempt_seconds: Histogram,
     queue_seconds: Histogram,
     parked: [Counter; 4],
-    pub(crate) in_flight: Gauge,
-    pub(crate) lanes: Gauge,
-    pub(crate) queued: Gauge,
-    pub(crate) queued_bytes: Gauge,
-    pub(crate) paused_partitions: Gauge,
+    in_flight: Gauge,
+    lanes: Gauge,
+    detached: Gauge,
+    open: Gauge,
+    queued: Gauge,
+    queued_bytes: Gauge,
+    paused: Gauge,
+    pub(crate) skipped: Counter,
     pub(crate) duplicates: Counter,
     pub(crate) unreadable: Counter,
     pub(crate) unrecorded: Counter,
@@ -132,7 +157,10 @@ impl Metrics {
             lanes: gauge!(names::LANES),
             queued: gauge!(names::QUEUED),
             queued_bytes: gauge!(names::QUEUED_BYTES),
-            paused_partitions: gauge!(names::PAUSED_PARTITIONS),
+            detached: gauge!(names::DETACHED_LANES),
+            open: gauge!(names::OPEN_BREAKERS),
+            paused: gauge!(names::PAUSED),
+            skipped: counter!(names::SKIPPED),
             duplicates: counter!(names::DUPLICATES),
             unreadable: counter!(names::UNREADABLE),
             unrecorded: counter!(names::UNRECORDED),
@@ -147,6 +175,16 @@ impl Metrics {
         }
         self.attempt_seconds.record(attempt.duration);
         self.queue_seconds.record(attempt.timing.queue);
+    }
+
+    pub(crate) fn stats(&self, stats: &Stats) {
+        self.in_flight.set(stats.in_flight as f64);
+        self.lanes.set(stats.lanes as f64);
+        self.detached.set(stats.detached as f64);
+        self.open.set(stats.open as f64);
+        self.queued.set(stats.queued.items as f64);
+        self.queued_bytes.set(stats.queued.bytes as f64);
+        self.paused.set(f64::from(u8::from(stats.is_paused)));
     }
 
     pub(crate) fn parked(&self, reason: ParkReason) {

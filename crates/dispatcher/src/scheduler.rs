@@ -2,18 +2,27 @@
 //! ([`Scheduler::handle_event`]), when to be woken ([`Scheduler::poll_timeout`]), and answers with what to do
 //! ([`Scheduler::next_command`]).
 //!
-//! Each endpoint has a lane: a cap of attempts in flight, and a bounded queue behind it. Whenever a slot is free, the lane
-//! with the fewest attempts in flight goes first, among equals the one that was served longest ago. So a receiver that
-//! hangs holds what it has but never gets a slot that another lane waits for.
+//! Each endpoint has a lane: a cap of attempts in flight that the endpoint earns by answering well, a rate limit, a
+//! breaker, and a bounded queue. Whenever a slot is free, the lane with the fewest attempts in flight goes first, among
+//! equals the one that was served longest ago. Lanes whose endpoints have not shown lately that they answer share half of
+//! the slots, so that receivers that hang leave the other half to those that do not.
 //!
-//! What a full lane does with the next item depends on how fast it drains. A busy lane pauses the pull of its partition
-//! for the moment that it needs; a slow one gives the item back to the log for later, so that its neighbours are not
-//! held up.
+//! A lane is live, fed by its partition's consumer, or detached: then the consumer's items for it are acknowledged
+//! unread, and it reads the log itself, by its own subject from its cursor, at its own pace. A lane detaches when its
+//! queue is full, when its breaker opens, or when it is ordered and its head has to wait for a retry; so that an endpoint
+//! that is slow or dead takes neither memory nor the consumer's room for what is under way. It rejoins at the tail.
+//!
+//! What must survive this process is saved ([`Command::Save`]) before anything relies on it.
 
+mod backlog;
+mod breaker;
+mod feeding;
 mod interface;
 mod lane;
+mod pace;
 mod partition;
 mod recent;
+mod saving;
 #[cfg(test)]
 mod tests;
 
@@ -24,14 +33,17 @@ use std::time::Duration;
 use cuitty_webhooks_domain::ids::EndpointId;
 use tokio::time::Instant;
 
-pub(crate) use self::interface::{AttemptKey, Command, Event, Item, Limits, Room, Stats};
-use self::lane::{Lane, Turn};
+pub(crate) use self::breaker::BreakerRules;
+pub(crate) use self::interface::{
+    AttemptKey, Blocked, BreakerState, Command, Ended, Event, Health, Item, Known, LaneId, LaneSettings,
+    LaneState, Limits, Recovered, Room, Sign, Stats,
+};
+use self::lane::{Lane, Place, Queued, Turn, Urgency};
 use self::partition::Partition;
 use self::recent::Recent;
 
-/// How often full lanes and items that are held are looked at.
-const TICK: Duration = Duration::from_millis(100);
-
+/// How long before an item that is held is reported as being worked on it may be, to report many at once.
+const PROGRESS_SLACK: Duration = Duration::from_millis(100);
 /// How long work stays in the log that came for a partition whose lease is not held.
 const UNLEASED_DELAY: Duration = Duration::from_secs(1);
 /// How long a partition that is to be handed over waits for its attempts in flight. Beyond that they go on, reported as
@@ -40,11 +52,25 @@ const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long work stays in the log that is handed over: until nats-server knows that we no longer pull.
 const HAND_OVER_DELAY: Duration = Duration::from_millis(100);
 
+/// Something that waits in a lane, or is being attempted.
 #[derive(Debug)]
 struct Held<W> {
     work: Arc<W>,
     endpoint_id: EndpointId,
+    sequence: u64,
+    bytes: usize,
+    deadline: Instant,
+    /// Its attempt is not to be made before then.
+    not_before: Option<Instant>,
     arrived: Instant,
+    /// Whether the log is to be asked first if the attempt was made.
+    verify: bool,
+    /// Whether the partition's consumer delivered it, so that it is to be acknowledged.
+    pulled: bool,
+    /// Of which partition it is counted as in flight.
+    in_flight: Option<u16>,
+    /// Of the lane that took it in.
+    life: u64,
     /// Tells this stay apart from an earlier one of the same attempt.
     stay: u64,
 }
@@ -53,24 +79,38 @@ struct Held<W> {
 #[derive(Debug)]
 pub(crate) struct Scheduler<W> {
     limits: Limits,
-    lanes: HashMap<EndpointId, Lane>,
+    lanes: HashMap<EndpointId, Lane<W>>,
     partitions: BTreeMap<u16, Partition>,
     held: HashMap<AttemptKey, Held<W>>,
-    /// The lanes that can start something, the next one first.
-    ready: BTreeSet<Turn>,
-    /// The lanes whose partition is paused for them.
-    crowded: BTreeSet<EndpointId>,
+    /// What closed lanes left in flight, which counts for the next lanes of their endpoints.
+    left: HashMap<EndpointId, BTreeMap<AttemptKey, u64>>,
+    /// The lanes that can start something, the next one first: of endpoints that answer well, and of others.
+    ready: [BTreeSet<Turn>; 2],
+    /// The lanes that are to be looked at later.
+    wakes: BTreeSet<(Instant, EndpointId)>,
+    /// When each of them is.
+    wake_of: HashMap<EndpointId, Instant>,
     recent: Recent,
-    /// What is held, in the order in which it is to be reported as being worked on.
+    /// What was pulled and is held, in the order in which it is to be reported as being worked on.
     progress: VecDeque<(Instant, AttemptKey, u64)>,
     in_flight: usize,
+    /// Of those, attempts at endpoints that had not shown that they answer well.
+    unproven: HashMap<AttemptKey, ()>,
+    /// What waits in queues.
     queued: Room,
+    /// Of that, what was pulled.
+    pulled: Room,
+    /// What was pulled and waits elsewhere: aside until its lane is recovered, or to be acknowledged unread.
+    apart: Room,
     /// Counts starts, to serve lanes in turn.
     turns: u64,
     stays: u64,
+    /// Counts lanes that came to be.
+    lives: u64,
     duplicates: u64,
+    skipped: u64,
+    is_paused: bool,
     draining: bool,
-    next_tick: Option<Instant>,
     commands: VecDeque<Command<W>>,
 }
 
@@ -82,16 +122,23 @@ impl<W> Scheduler<W> {
             lanes: HashMap::new(),
             partitions: BTreeMap::new(),
             held: HashMap::new(),
-            ready: BTreeSet::new(),
-            crowded: BTreeSet::new(),
+            left: HashMap::new(),
+            ready: [BTreeSet::new(), BTreeSet::new()],
+            wakes: BTreeSet::new(),
+            wake_of: HashMap::new(),
             progress: VecDeque::new(),
             in_flight: 0,
+            unproven: HashMap::new(),
             queued: Room::default(),
+            pulled: Room::default(),
+            apart: Room::default(),
             turns: 0,
             stays: 0,
+            lives: 0,
             duplicates: 0,
+            skipped: 0,
+            is_paused: false,
             draining: false,
-            next_tick: None,
             commands: VecDeque::new(),
         }
     }
@@ -104,53 +151,90 @@ impl<W> Scheduler<W> {
     /// When [`Self::handle_timeout`] is to be called.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         let expiry = self.partitions.values().filter_map(Partition::next_change).min();
-        [self.next_tick, expiry].into_iter().flatten().min()
+        let progress = self.progress.front().map(|&(due, ..)| due);
+        let wake = self.wakes.first().map(|&(at, _)| at);
+        [expiry, progress, wake].into_iter().flatten().min()
     }
 
     /// Does what the time asks for.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         self.expire(now);
-        if self.next_tick.is_some_and(|tick| tick <= now) {
-            self.report_progress(now);
-            self.ease_crowded(now);
-            self.schedule_tick(now);
-        }
+        self.wake(now);
+        self.report_progress(now);
+        self.start(now);
     }
 
     pub(crate) fn handle_event(&mut self, event: Event<W>, now: Instant) {
         self.expire(now);
         match event {
-            Event::Arrived(item) => self.arrived(item, now),
-            Event::Finished { key, settled } => self.finished(key, settled, now),
-            Event::Leased { partition, until } => self.leased(partition, until, now),
-            Event::Releasing { partition } => self.leave(partition, true, now),
-            Event::Lost { partition } => self.leave(partition, false, now),
-            Event::Capped {
+            Event::Lane {
                 endpoint_id,
-                max_in_flight,
+                partition,
+                settings,
+                state,
+            } => self.open_lane(endpoint_id, partition, settings, state, now),
+            Event::Pulled {
+                endpoint_id,
+                item,
+                first,
+            } => self.pulled(endpoint_id, item, first, now),
+            Event::Read { lane, .. }
+            | Event::ReadFailed { lane }
+            | Event::Recovered { lane, .. }
+            | Event::Saved { lane }
+            | Event::Fenced { lane }
+                if !self.is_current(lane) => {}
+            Event::Read {
+                lane,
+                items,
+                end,
+                at_tail,
+            } => self.read(lane.endpoint_id, items, end, at_tail, now),
+            Event::ReadFailed { lane } => self.read_failed(lane.endpoint_id, now),
+            Event::Recovered { lane, recovered } => self.recovered(lane.endpoint_id, recovered, now),
+            Event::Saved { lane } => self.saved(lane.endpoint_id, now),
+            Event::Fenced { lane } => self.close_lane(lane.endpoint_id, false),
+            Event::Ended { key, ended } => self.ended(key, ended, now),
+            Event::Leased { partition, until } => self.leased(partition, until, now),
+            Event::Releasing { partition } => self.release(partition, now),
+            Event::Lost { partition } => self.lose(partition, now),
+            Event::Changed {
+                endpoint_id,
+                settings,
+                probe,
             } => {
                 if let Some(lane) = self.lanes.get_mut(&endpoint_id) {
-                    lane.max_in_flight = max_in_flight.max(1);
-                    self.set_turn(endpoint_id);
+                    lane.configure(settings, now);
+                    if probe {
+                        lane.breaker.hurry(now);
+                    }
+                    self.look_at(endpoint_id, now);
                 }
             }
-            Event::Drain => {
-                self.draining = true;
-                let endpoints: Vec<_> = self.lanes.keys().copied().collect();
-                for endpoint_id in endpoints {
-                    self.empty(endpoint_id, true);
+            Event::Cancelled {
+                endpoint_id,
+                delivery_id,
+            } => {
+                if let Some(lane) = self.lanes.get_mut(&endpoint_id) {
+                    lane.cancel(delivery_id, now);
+                    self.look_at(endpoint_id, now);
                 }
             }
+            Event::Drain => self.drain(now),
         }
         self.start(now);
-        if self.next_tick.is_none() {
-            self.schedule_tick(now);
-        }
+        self.pause_or_resume();
     }
 
     /// Attempts in flight.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
+    }
+
+    /// Whether nothing is in flight and nothing is left to save.
+    pub(crate) fn is_settled(&self) -> bool {
+        let is_saved = |lane: &Lane<W>| lane.saves.running.is_none() && lane.saves.wanted.is_none();
+        self.in_flight == 0 && self.lanes.values().all(is_saved)
     }
 
     /// The endpoints that have a lane.
@@ -167,179 +251,107 @@ impl<W> Scheduler<W> {
         Stats {
             in_flight: self.in_flight,
             lanes: self.lanes.len(),
-            queued: self.queued,
-            paused_partitions: self
-                .partitions
+            detached: self.lanes.values().filter(|lane| lane.is_detached()).count(),
+            open: self
+                .lanes
                 .values()
-                .filter(|partition| partition.crowded > 0)
+                .filter(|lane| !lane.breaker.is_closed())
                 .count(),
+            queued: self.queued,
+            is_paused: self.is_paused,
             duplicates: self.duplicates,
+            skipped: self.skipped,
         }
     }
 
-    fn arrived(&mut self, item: Item<W>, now: Instant) {
-        let Item {
-            key,
-            endpoint_id,
-            partition,
-            bytes,
-            max_in_flight,
-            work,
-        } = item;
-        if self.recent.contains(&key) {
-            self.duplicates += 1;
-            return self.commands.push_back(Command::Settle { work });
-        }
-        if self.held.contains_key(&key) {
-            // Left unacknowledged: should the one that is held come to nothing, this one comes again.
-            self.duplicates += 1;
+    fn is_current(&self, lane: LaneId) -> bool {
+        self.lanes
+            .get(&lane.endpoint_id)
+            .is_some_and(|current| current.life == lane.life)
+    }
+
+    /// Makes an endpoint's lane, unless it has one, or its partition is somebody else's.
+    fn open_lane(
+        &mut self,
+        endpoint_id: EndpointId,
+        partition: u16,
+        settings: LaneSettings,
+        state: Option<LaneState>,
+        now: Instant,
+    ) {
+        let is_ours = |partition: &Partition| partition.is_ours && partition.release_by.is_none();
+        if self.lanes.contains_key(&endpoint_id) || !self.partitions.get(&partition).is_some_and(is_ours) {
             return;
         }
-        if let Some(delay) = self.refusal(partition) {
-            return self.commands.push_back(Command::Park { work, delay });
-        }
-        let free = self.limits.total.minus(self.queued);
-        let has_slot = self.in_flight < self.limits.max_in_flight;
-        let turns = self.turns;
-        let lane = self
-            .lanes
-            .entry(endpoint_id)
-            .or_insert_with(|| Lane::new(partition, turns, now));
-        lane.max_in_flight = max_in_flight.max(1);
-        let starts_at_once = has_slot && lane.is_empty() && lane.has_slot();
-        // What is free for all lanes bounds each of them, so that the ones that hang cannot take all of it.
-        let asked = lane.queued.plus(bytes);
-        if !starts_at_once && !self.limits.lane.min(free).takes(asked) {
-            // Some more may be on the way already when the pull is paused.
-            let fits = self.limits.lane.times(2).takes(asked)
-                && self.limits.total.times(2).takes(self.queued.plus(bytes));
-            if lane.is_slow(now) || !fits {
-                let delay = self.limits.overflow_delay;
-                self.commands.push_back(Command::Park { work, delay });
-                return self.set_turn(endpoint_id);
+        self.lives += 1;
+        let mut lane = Lane::new(partition, settings, state, self.limits.breaker, now);
+        lane.life = self.lives;
+        lane.served = self.turns;
+        lane.in_flight = self.left.remove(&endpoint_id).unwrap_or_default();
+        self.lanes.insert(endpoint_id, lane);
+        self.recover(endpoint_id);
+    }
+
+    /// Forgets a lane. What it holds is given back, or left to whoever has the partition now.
+    fn close_lane(&mut self, endpoint_id: EndpointId, give_back: bool) {
+        self.empty(endpoint_id, give_back);
+        self.take_place(endpoint_id, Place::Idle);
+        if let Some(mut lane) = self.lanes.remove(&endpoint_id) {
+            self.apart = self.apart.minus(lane.apart);
+            if give_back {
+                let delay = HAND_OVER_DELAY;
+                let unread = lane.unread().into_iter();
+                self.commands
+                    .extend(unread.map(|work| Command::Park { work, delay }));
             }
-            self.crowd(endpoint_id, now);
+            if !lane.in_flight.is_empty() {
+                let left = lane.in_flight.into_keys().map(|key| (key, 0));
+                self.left.insert(endpoint_id, left.collect());
+            }
         }
+    }
+
+    /// Takes an item into its lane.
+    fn hold(&mut self, endpoint_id: EndpointId, item: Item<W>, pulled: bool, queued: Queued, now: Instant) {
+        let Some(lane) = self.lanes.get_mut(&endpoint_id) else {
+            return;
+        };
         self.stays += 1;
-        self.progress
-            .push_back((now + self.limits.progress_interval, key, self.stays));
+        if pulled {
+            self.progress
+                .push_back((now + self.limits.progress_interval, queued.key, self.stays));
+        }
         self.held.insert(
-            key,
+            queued.key,
             Held {
-                work,
+                work: item.work,
                 endpoint_id,
+                sequence: item.sequence,
+                bytes: item.bytes,
+                deadline: item.deadline,
+                not_before: queued.not_before,
+                verify: queued.verify,
                 arrived: now,
+                pulled,
+                in_flight: None,
+                life: lane.life,
                 stay: self.stays,
             },
         );
-        self.queued = self.queued.plus(bytes);
-        if let Some(lane) = self.lanes.get_mut(&endpoint_id) {
-            lane.push(key, bytes);
+        self.queued = self.queued.plus(queued.bytes);
+        if pulled {
+            self.pulled = self.pulled.plus(queued.bytes);
         }
-        self.set_turn(endpoint_id);
+        lane.push(queued);
     }
 
-    /// When to deliver work again that cannot be taken now because of its partition; `None` when it can be taken.
-    fn refusal(&self, partition: u16) -> Option<Duration> {
-        match self.partitions.get(&partition) {
-            _ if self.draining => Some(HAND_OVER_DELAY),
-            Some(partition) if partition.is_leased() => None,
-            Some(partition) if partition.release_by.is_some() => Some(HAND_OVER_DELAY),
-            // It may be ours again in a moment: at once, it would come round and round.
-            _ => Some(UNLEASED_DELAY),
+    /// An item has left its queue.
+    fn unqueued(&mut self, bytes: usize, pulled: bool) {
+        let room = Room { items: 1, bytes };
+        self.queued = self.queued.minus(room);
+        if pulled {
+            self.pulled = self.pulled.minus(room);
         }
-    }
-
-    fn finished(&mut self, key: AttemptKey, settled: bool, now: Instant) {
-        let Some(held) = self.held.remove(&key) else {
-            return;
-        };
-        if settled {
-            self.recent.insert(key);
-        }
-        self.in_flight -= 1;
-        let Some(lane) = self.lanes.get_mut(&held.endpoint_id) else {
-            return;
-        };
-        lane.finished(now);
-        let number = lane.partition;
-        self.set_turn(held.endpoint_id);
-        if let Some(partition) = self.partitions.get_mut(&number) {
-            partition.in_flight -= 1;
-            self.settle_partition(number, now);
-        }
-    }
-
-    fn leased(&mut self, number: u16, until: Instant, now: Instant) {
-        if until <= now {
-            return;
-        }
-        let partition = self.partitions.entry(number).or_default();
-        let is_news = !partition.is_leased();
-        partition.leased_until = Some(until);
-        partition.release_by = None;
-        if is_news {
-            for endpoint_id in self.lanes_of(number) {
-                self.set_turn(endpoint_id);
-            }
-        }
-    }
-
-    /// Stops starting anything for a partition; what waits is given back, or forgotten when it is somebody else's.
-    fn leave(&mut self, number: u16, hand_over: bool, now: Instant) {
-        let partition = self.partitions.entry(number).or_default();
-        partition.leased_until = None;
-        partition.release_by = hand_over.then(|| now + HAND_OVER_PATIENCE);
-        for endpoint_id in self.lanes_of(number) {
-            self.empty(endpoint_id, hand_over);
-        }
-        self.settle_partition(number, now);
-    }
-
-    /// Hands a partition over when its time has come, and forgets one that there is nothing to know of.
-    fn settle_partition(&mut self, number: u16, now: Instant) {
-        let Some(partition) = self.partitions.get_mut(&number) else {
-            return;
-        };
-        if partition
-            .release_by
-            .is_some_and(|by| partition.in_flight == 0 || by <= now)
-        {
-            partition.release_by = None;
-            self.commands.push_back(Command::HandOver { partition: number });
-        }
-        if partition.is_forgotten() {
-            self.partitions.remove(&number);
-        }
-    }
-
-    fn expire(&mut self, now: Instant) {
-        let is_over = |partition: &Partition| partition.next_change().is_some_and(|at| at <= now);
-        let over: Vec<u16> = self
-            .partitions
-            .iter()
-            .filter(|(_, partition)| is_over(partition))
-            .map(|(&number, _)| number)
-            .collect();
-        for number in over {
-            if let Some(partition) = self.partitions.get_mut(&number) {
-                partition.leased_until = None;
-            }
-            // What waits is kept: the lease may be renewed yet.
-            for endpoint_id in self.lanes_of(number) {
-                self.set_turn(endpoint_id);
-            }
-            self.settle_partition(number, now);
-        }
-    }
-
-    fn lanes_of(&self, partition: u16) -> Vec<EndpointId> {
-        let is_of = |lane: &Lane| lane.partition == partition;
-        self.lanes
-            .iter()
-            .filter(|(_, lane)| is_of(lane))
-            .map(|(&endpoint_id, _)| endpoint_id)
-            .collect()
     }
 
     /// Lets go of everything that waits in a lane.
@@ -347,153 +359,304 @@ impl<W> Scheduler<W> {
         let Some(lane) = self.lanes.get_mut(&endpoint_id) else {
             return;
         };
-        while let Some((key, bytes)) = lane.pop() {
-            self.queued = self.queued.minus(Room { items: 1, bytes });
-            if let Some(held) = self.held.remove(&key)
-                && give_back
-            {
-                self.commands.push_back(Command::Park {
-                    work: held.work,
-                    delay: HAND_OVER_DELAY,
-                });
+        lane.parting = lane.blocked().or(lane.parting);
+        let apart = lane.apart;
+        let mut works = lane.aside();
+        self.apart = self.apart.minus(apart.minus(lane.apart));
+        for queued in lane.take_out(|_| true) {
+            if let Some(held) = self.held.remove(&queued.key) {
+                self.unqueued(queued.bytes, held.pulled);
+                works.extend(held.pulled.then_some(held.work));
             }
         }
-        self.uncrowd(endpoint_id);
-        self.set_turn(endpoint_id);
+        if give_back {
+            let delay = HAND_OVER_DELAY;
+            self.commands
+                .extend(works.into_iter().map(|work| Command::Park { work, delay }));
+        }
     }
 
-    /// Puts a lane into its place among the ready ones, or takes it out; removes one that is idle.
-    fn set_turn(&mut self, endpoint_id: EndpointId) {
+    fn start(&mut self, now: Instant) {
+        while self.in_flight < self.limits.max_in_flight {
+            let share = self.limits.max_in_flight.div_ceil(2);
+            let [proven, unproven] = &mut self.ready;
+            let others_may = self.unproven.len() < share;
+            let (is_proven, turn) = match (proven.first(), unproven.first().filter(|_| others_may)) {
+                (Some(one), Some(other)) if other < one => (false, *other),
+                (Some(one), _) => (true, *one),
+                (None, Some(other)) => (false, *other),
+                (None, None) => break,
+            };
+            self.start_next(turn.endpoint_id, is_proven, now);
+        }
+    }
+
+    fn start_next(&mut self, endpoint_id: EndpointId, is_proven: bool, now: Instant) {
         let Some(lane) = self.lanes.get_mut(&endpoint_id) else {
+            return;
+        };
+        let Some(queued) = lane.pop() else { return };
+        self.turns += 1;
+        let may_send = lane.started(&queued, self.turns, now);
+        let partition = lane.partition;
+        let Queued {
+            key, bytes, verify, ..
+        } = queued;
+        self.in_flight += 1;
+        if !is_proven {
+            self.unproven.insert(key, ());
+        }
+        if let Some(partition) = self.partitions.get_mut(&partition) {
+            partition.in_flight += 1;
+        }
+        if let Some(held) = self.held.get_mut(&key) {
+            held.in_flight = Some(partition);
+            let (work, arrived, pulled) = (held.work.clone(), held.arrived, held.pulled);
+            self.unqueued(bytes, pulled);
+            self.commands.push_back(Command::Start {
+                key,
+                work,
+                arrived,
+                verify,
+                may_send,
+            });
+        }
+        self.look_at(endpoint_id, now);
+    }
+
+    fn ended(&mut self, key: AttemptKey, ended: Ended, now: Instant) {
+        let Some(held) = self.held.remove(&key) else {
+            return;
+        };
+        let lane = self.lanes.get(&held.endpoint_id);
+        // What an earlier lane started of an endpoint whose order matters is looked up in the log.
+        let is_looked_up = lane.is_some_and(|lane| lane.settings.ordered && lane.life != held.life);
+        self.in_flight -= 1;
+        self.unproven.remove(&key);
+        let endpoint_id = held.endpoint_id;
+        if let Some(left) = self.left.get_mut(&endpoint_id) {
+            left.remove(&key);
+            if left.is_empty() {
+                self.left.remove(&endpoint_id);
+            }
+        }
+        let held_for = held.in_flight;
+        if let Some(number) = held_for
+            && let Some(partition) = self.partitions.get_mut(&number)
+        {
+            partition.in_flight -= 1;
+        }
+        match ended {
+            Ended::Recorded { outcome, sign } => {
+                self.recent.insert(key);
+                self.heed(&held, key, sign, outcome, now);
+                if let Some(lane) = self.lanes.get_mut(&endpoint_id)
+                    && let Some(backlog) = lane.backlog()
+                {
+                    backlog.finished(held.sequence);
+                    lane.want_save(Urgency::Later);
+                }
+            }
+            Ended::Blocked { outcome, sign, until } => {
+                self.heed(&held, key, sign, outcome, now);
+                if !is_looked_up {
+                    self.block(key, held, until, now);
+                }
+            }
+            Ended::NotNow(delay) => self.put_back(key, held, delay, now),
+        }
+        if is_looked_up {
+            self.recover(endpoint_id);
+        }
+        // Not before what was blocked waits again, which is to be detached with the rest.
+        if self
+            .lanes
+            .get(&endpoint_id)
+            .is_some_and(|lane| !lane.breaker.is_closed())
+        {
+            self.detach(endpoint_id, None);
+        }
+        self.look_at(endpoint_id, now);
+        if let Some(number) = held_for {
+            self.settle_partition(number, now);
+        }
+    }
+
+    /// Tells the lane what an attempt said of its endpoint.
+    fn heed(&mut self, held: &Held<W>, key: AttemptKey, sign: Sign, outcome: Option<u64>, now: Instant) {
+        if let Some(lane) = self.lanes.get_mut(&held.endpoint_id)
+            && lane.in_flight.remove(&key).is_some()
+            && lane.heed(sign, outcome, now)
+        {
+            lane.want_save(Urgency::Now);
+        }
+    }
+
+    /// An attempt that was not made, or not recorded, is to be made again after `delay`.
+    fn put_back(&mut self, key: AttemptKey, held: Held<W>, delay: Duration, now: Instant) {
+        let Some(lane) = self.lanes.get_mut(&held.endpoint_id) else {
+            // The lane that started it is gone. One that was read is read again.
+            if held.pulled {
+                let work = held.work;
+                self.commands.push_back(Command::Park { work, delay });
+            }
+            return;
+        };
+        lane.in_flight.remove(&key);
+        let is_left_over = held.life != lane.life;
+        if lane
+            .backlog()
+            .is_some_and(|backlog| backlog.is_open(held.sequence))
+        {
+            // Read by the lane too, while it was in flight as pulled.
+            return self.queue_again(
+                key,
+                Held {
+                    pulled: false,
+                    ..held
+                },
+                now + delay,
+                now,
+            );
+        }
+        if held.pulled && (is_left_over || !lane.settings.ordered) {
+            let work = held.work;
+            return self.commands.push_back(Command::Park { work, delay });
+        }
+        if is_left_over {
+            // Read again, or done by now.
+            return;
+        }
+        self.queue_again(key, held, now + delay, now);
+    }
+
+    /// Puts an item back into its lane, not to be started before `not_before`.
+    fn queue_again(&mut self, key: AttemptKey, held: Held<W>, not_before: Instant, now: Instant) {
+        let queued = Queued {
+            key,
+            sequence: held.sequence,
+            bytes: held.bytes,
+            deadline: held.deadline,
+            // One that was ended as over, and is not, was started early.
+            not_before: held.not_before.max(Some(not_before)),
+            fresh: false,
+            // Somebody else may have had the lane in between.
+            verify: held.verify
+                || self
+                    .lanes
+                    .get(&held.endpoint_id)
+                    .is_some_and(|lane| lane.life != held.life),
+        };
+        let item = Item {
+            key,
+            sequence: held.sequence,
+            bytes: held.bytes,
+            deadline: held.deadline,
+            work: held.work,
+        };
+        self.hold(held.endpoint_id, item, held.pulled, queued, now);
+    }
+
+    /// Looks at a lane: what it can start, what it must read or save, whether it is needed.
+    fn look_at(&mut self, endpoint_id: EndpointId, now: Instant) {
+        self.refill(endpoint_id, now);
+        self.save(endpoint_id, now);
+        let Some(lane) = self.lanes.get(&endpoint_id) else {
             return;
         };
         let is_leased = self
             .partitions
             .get(&lane.partition)
             .is_some_and(Partition::is_leased);
-        let turn = (is_leased && !lane.is_empty() && lane.has_slot()).then_some(Turn {
-            in_flight: lane.in_flight,
-            served: lane.served,
-            endpoint_id,
-        });
-        if lane.turn != turn {
-            if let Some(old) = lane.turn {
-                self.ready.remove(&old);
+        let place = if is_leased && !self.draining {
+            lane.place_at(endpoint_id, now)
+        } else {
+            Place::Idle
+        };
+        self.take_place(endpoint_id, place);
+        match self.lanes.get(&endpoint_id).and_then(Lane::forgotten_at) {
+            Some(at) if at <= now => {
+                self.set_wake(endpoint_id, None);
+                self.lanes.remove(&endpoint_id);
             }
-            self.ready.extend(turn);
-            lane.turn = turn;
-        }
-        if lane.is_empty() && lane.in_flight == 0 {
-            self.lanes.remove(&endpoint_id);
+            Some(at) => self.set_wake(endpoint_id, Some(at)),
+            None => {}
         }
     }
 
-    fn start(&mut self, now: Instant) {
-        while self.in_flight < self.limits.max_in_flight
-            && let Some(turn) = self.ready.pop_first()
+    fn take_place(&mut self, endpoint_id: EndpointId, place: Place) {
+        let Some(lane) = self.lanes.get_mut(&endpoint_id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut lane.place, place);
+        let (saves, reads) = (lane.save_at(self.limits.save_interval), lane.read_at);
+        if before != place {
+            if let Place::Ready { turn, proven } = before {
+                self.ready[usize::from(!proven)].remove(&turn);
+            }
+            if let Place::Ready { turn, proven } = place {
+                self.ready[usize::from(!proven)].insert(turn);
+            }
+        }
+        let starts = match place {
+            Place::Waiting(at) => Some(at),
+            Place::Idle | Place::Ready { .. } => None,
+        };
+        self.set_wake(endpoint_id, [starts, saves, reads].into_iter().flatten().min());
+    }
+
+    fn set_wake(&mut self, endpoint_id: EndpointId, at: Option<Instant>) {
+        let before = match at {
+            Some(at) => self.wake_of.insert(endpoint_id, at),
+            None => self.wake_of.remove(&endpoint_id),
+        };
+        if before == at {
+            return;
+        }
+        if let Some(before) = before {
+            self.wakes.remove(&(before, endpoint_id));
+        }
+        self.wakes.extend(at.map(|at| (at, endpoint_id)));
+    }
+
+    fn wake(&mut self, now: Instant) {
+        while let Some(&(at, endpoint_id)) = self.wakes.first()
+            && at <= now
         {
-            let Some(lane) = self.lanes.get_mut(&turn.endpoint_id) else {
-                continue;
-            };
-            lane.turn = None;
-            let Some((key, bytes)) = lane.pop() else { continue };
-            self.queued = self.queued.minus(Room { items: 1, bytes });
-            self.turns += 1;
-            lane.served = self.turns;
-            lane.in_flight += 1;
-            self.in_flight += 1;
-            if let Some(partition) = self.partitions.get_mut(&lane.partition) {
-                partition.in_flight += 1;
-            }
-            if let Some(held) = self.held.get(&key) {
-                let (work, arrived) = (held.work.clone(), held.arrived);
-                self.commands.push_back(Command::Start { key, work, arrived });
-            }
-            self.set_turn(turn.endpoint_id);
-            self.ease(turn.endpoint_id, now);
-        }
-    }
-
-    /// Pauses the partition of a lane that is full for a moment.
-    fn crowd(&mut self, endpoint_id: EndpointId, now: Instant) {
-        let Some(lane) = self.lanes.get_mut(&endpoint_id) else {
-            return;
-        };
-        if lane.crowded {
-            return;
-        }
-        lane.crowded = true;
-        self.crowded.insert(endpoint_id);
-        if let Some(partition) = self.partitions.get_mut(&lane.partition) {
-            partition.crowded += 1;
-            if partition.crowded == 1 {
-                self.commands.push_back(Command::Pause {
-                    partition: lane.partition,
-                });
-            }
-        }
-        let tick = now + TICK;
-        self.next_tick = Some(self.next_tick.map_or(tick, |next| next.min(tick)));
-    }
-
-    fn uncrowd(&mut self, endpoint_id: EndpointId) {
-        let Some(lane) = self.lanes.get_mut(&endpoint_id) else {
-            return;
-        };
-        if !std::mem::take(&mut lane.crowded) {
-            return;
-        }
-        self.crowded.remove(&endpoint_id);
-        if let Some(partition) = self.partitions.get_mut(&lane.partition) {
-            partition.crowded -= 1;
-            if partition.crowded == 0 {
-                self.commands.push_back(Command::Resume {
-                    partition: lane.partition,
-                });
-            }
-        }
-    }
-
-    /// Lets the partition of a full lane go on once the lane is half empty, or has turned out to be slow.
-    fn ease(&mut self, endpoint_id: EndpointId, now: Instant) {
-        let Some(lane) = self.lanes.get(&endpoint_id).filter(|lane| lane.crowded) else {
-            return;
-        };
-        let room = self.limits.lane.min(self.limits.total.minus(self.queued));
-        if lane.is_empty() || room.takes(lane.queued.times(2)) || lane.is_slow(now) {
-            self.uncrowd(endpoint_id);
-        }
-    }
-
-    fn ease_crowded(&mut self, now: Instant) {
-        let crowded: Vec<_> = self.crowded.iter().copied().collect();
-        for endpoint_id in crowded {
-            self.ease(endpoint_id, now);
+            self.set_wake(endpoint_id, None);
+            self.look_at(endpoint_id, now);
         }
     }
 
     fn report_progress(&mut self, now: Instant) {
         while let Some(&(due, key, stay)) = self.progress.front()
-            // Not the ones that are put back below, which are due in two ticks or more.
-            && due < now + TICK
+            // Not the ones that are put back below.
+            && due < now + PROGRESS_SLACK
         {
             self.progress.pop_front();
             if let Some(held) = self.held.get(&key).filter(|held| held.stay == stay) {
-                self.commands.push_back(Command::Progress {
-                    work: held.work.clone(),
-                });
+                let work = held.work.clone();
+                self.commands.push_back(Command::Progress { work });
                 self.progress
                     .push_back((now + self.limits.progress_interval, key, stay));
             }
         }
     }
 
-    fn schedule_tick(&mut self, now: Instant) {
-        let progress = self.progress.front().map(|&(due, ..)| due);
-        self.next_tick = if self.crowded.is_empty() {
-            progress
-        } else {
-            Some(now + TICK)
-        };
+    /// Stops pulling while too much is held that was pulled, until half of it is gone. Lanes that are full detach, so this is for a log
+    /// that is slow to store that they do.
+    fn pause_or_resume(&mut self) {
+        let Room { items, bytes } = self.limits.total;
+        let (held, held_bytes) = (
+            self.pulled.items + self.apart.items,
+            self.pulled.bytes + self.apart.bytes,
+        );
+        if !self.is_paused && (held > items || held_bytes > bytes) {
+            self.is_paused = true;
+            self.commands.push_back(Command::Pause);
+        } else if self.is_paused && held <= items / 2 && held_bytes <= bytes / 2 {
+            self.is_paused = false;
+            self.commands.push_back(Command::Resume);
+        }
     }
 }

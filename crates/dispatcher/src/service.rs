@@ -1,5 +1,6 @@
-//! The dispatcher as a process part: the loop that carries the scheduler's commands out.
+//! The loop that carries the scheduler's commands out.
 
+mod errands;
 mod puller;
 mod replies;
 
@@ -8,31 +9,30 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cuitty_webhooks_domain::Clock;
-use cuitty_webhooks_domain::egress::EgressPolicy;
-use cuitty_webhooks_domain::ids::EndpointId;
-use cuitty_webhooks_domain::seal::KeyRing;
+use chrono::{DateTime, Utc};
+use cuitty_webhooks_domain::delivery::DEFAULT_DEADLINE;
+use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId};
 use cuitty_webhooks_log::directory::{Directory, Entry};
 use cuitty_webhooks_log::membership::{Membership, MembershipEvent};
-use cuitty_webhooks_log::{Log, LogError, WorkEvent};
+use cuitty_webhooks_log::{Cancellations, Log, WorkEvent};
 use futures_util::FutureExt;
-use rand::RngExt;
 use rand::rngs::StdRng;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
-use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, error, info, warn};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{debug, error, info, warn};
 
+use self::errands::{Errands, Owner, Times};
 use self::puller::{Pulled, Puller};
 use self::replies::Replies;
 use crate::config::DispatcherConfig;
-use crate::engine::{Engine, Entropy, LATER, Work};
-use crate::error::DispatcherError;
-use crate::http::HttpClient;
+use crate::dispatcher::{Dispatcher, Shared};
+use crate::engine::{Engine, Entropy, LATER, Past, Task, Work};
 use crate::metrics::{Metrics, ParkReason};
-use crate::scheduler::{AttemptKey, Command, Event, Item, Limits, Room, Scheduler};
-use crate::target::Targets;
+use crate::scheduler::{
+    AttemptKey, Command, Ended, Event, Item, LaneId, LaneSettings, Limits, Room, Scheduler,
+};
 
 /// What is pulled but not yet scheduled, all partitions together.
 const PULLED: usize = 256;
@@ -44,8 +44,6 @@ const ITEM_BYTES: usize = 512;
 const REMEMBERED: usize = 1 << 16;
 /// How often leases are looked at and gauges set.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
-/// Pause between tries to join while the log is not available.
-const JOIN_PAUSE: Duration = Duration::from_secs(1);
 /// How long leaving may take: what is not given up by then runs out.
 const LEAVE_TIME: Duration = Duration::from_secs(2);
 /// How long work stays in the log whose endpoint the directory does not know: from the first, doubled, up to the last.
@@ -53,178 +51,81 @@ const UNKNOWN_DELAYS: (Duration, Duration) = (Duration::from_millis(500), Durati
 /// How long work stays in the log that this version cannot read: until one comes that can, the one that wrote it perhaps.
 const UNREADABLE_DELAY: Duration = Duration::from_mins(5);
 
-/// Delivers the work of the partitions that it holds.
-///
-/// [`Dispatcher::build`] checks the configuration, [`Dispatcher::run`] joins the dispatchers and works until it is told to
-/// stop.
-pub struct Dispatcher {
-    config: DispatcherConfig,
-    id: String,
-    log: Log,
-    directory: Directory,
-    targets: Targets,
-    http: HttpClient,
-    clock: Clock,
-    rng: StdRng,
-    joined: watch::Sender<bool>,
-}
-
-impl Dispatcher {
-    /// Checks `config` and makes the HTTP client. `key_ring` opens the endpoints' secrets; `policy` says which addresses may
-    /// be reached.
-    pub fn build(
-        config: DispatcherConfig,
-        log: Log,
-        directory: Directory,
-        key_ring: KeyRing,
-        policy: EgressPolicy,
-        clock: Clock,
-        mut rng: StdRng,
-    ) -> Result<Self, DispatcherError> {
-        if let Some(problem) = config.problems().into_iter().next() {
-            return Err(DispatcherError::config(problem.setting, problem.message));
-        }
-        let id = if config.id.is_empty() {
-            format!("dsp-{:012x}", rng.random::<u64>() >> 16)
-        } else {
-            config.id.clone()
-        };
-        let http = HttpClient::build(&config.http, policy.clone())?;
-        Ok(Self {
-            targets: Targets::new(key_ring, policy),
-            config,
-            id,
-            log,
-            directory,
-            http,
-            clock,
-            rng,
-            joined: watch::Sender::default(),
-        })
-    }
-
-    /// Its name among the dispatchers.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Whether it is one of the dispatchers, for readiness: work comes to it only then.
-    pub fn joined(&self) -> watch::Receiver<bool> {
-        self.joined.subscribe()
-    }
-
-    /// Works until `soft` is cancelled, then stops pulling, finishes what is in flight for at most `drain_timeout`, and
-    /// gives its partitions up. `hard` ends it at once; what was in flight comes again.
-    ///
-    /// An outage of the log is waited out.
-    pub async fn run(self, soft: CancellationToken, hard: CancellationToken) -> Result<(), DispatcherError> {
-        let stop = CancellationToken::new();
-        let _stopped = stop.clone().drop_guard();
-        let membership = loop {
-            let joined = tokio::select! {
-                () = soft.cancelled() => return Ok(()),
-                () = hard.cancelled() => return Ok(()),
-                joined = Membership::join(&self.log, &self.id, stop.clone()) => joined,
-            };
-            match joined {
-                Ok(membership) => break membership,
-                Err(error @ LogError::Unavailable(_)) => {
-                    warn!(%error, "cannot join the dispatchers yet");
-                    sleep(JOIN_PAUSE).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        };
-        let joined = self.joined.clone();
-        joined.send_replace(true);
-        let service = Service::new(self, membership);
-        let span = tracing::info_span!("dispatcher", dispatcher.id = service.engine.dispatcher_id);
-        service.run(soft, hard).instrument(span).await;
-        joined.send_replace(false);
-        Ok(())
-    }
-}
-
-struct Service {
+pub(crate) struct Service {
     config: DispatcherConfig,
     log: Log,
     directory: Directory,
+    cancellations: Cancellations,
     membership: Membership,
     engine: Arc<Engine>,
+    errands: Errands,
     metrics: Metrics,
     rng: StdRng,
     scheduler: Scheduler<Work>,
-    attempts: JoinSet<(AttemptKey, bool)>,
+    attempts: JoinSet<(AttemptKey, Ended)>,
+    /// Errands under way, each ending with what the scheduler is to be told.
+    running: JoinSet<Event<Work>>,
     /// By partition; those that are being closed too.
     pullers: HashMap<u16, Puller>,
+    /// By partition that is ours; cancelled when it is not any more.
+    tenures: HashMap<u16, DropGuard>,
     pulled: mpsc::Sender<Pulled>,
     arrivals: mpsc::Receiver<Pulled>,
     replies: Replies,
-    /// Of the scheduler's figure, what the counter has.
-    duplicates: u64,
+    /// Of the scheduler's figures, what the counters have: duplicates, and items left to detached lanes.
+    counted: (u64, u64),
     is_draining: bool,
 }
 
 impl Service {
-    fn new(dispatcher: Dispatcher, membership: Membership) -> Self {
-        let Dispatcher {
-            config,
-            id,
-            log,
-            directory,
-            targets,
-            http,
-            clock,
-            rng,
-            joined: _,
-        } = dispatcher;
+    pub(crate) fn new(dispatcher: Dispatcher, shared: Shared) -> Self {
+        let Shared {
+            membership,
+            lanes,
+            cancellations,
+        } = shared;
         let metrics = Metrics::new();
+        let limits = limits(&dispatcher.config);
+        let (id, log, clock) = (dispatcher.id, dispatcher.log, dispatcher.clock);
         let engine = Engine {
-            dispatcher_id: id,
+            dispatcher_id: id.clone(),
             log: log.clone(),
-            directory: directory.clone(),
+            directory: dispatcher.directory.clone(),
+            cancellations: cancellations.clone(),
+            past: Past::default(),
             holdings: membership.holdings(),
-            targets,
-            http,
+            targets: dispatcher.targets,
+            http: dispatcher.http,
             clock,
             metrics: metrics.clone(),
-        };
-        let limits = Limits {
-            max_in_flight: config.max_in_flight,
-            lane: Room {
-                items: config.lanes.max_items,
-                bytes: config.lanes.max_bytes,
-            },
-            total: Room {
-                items: config.lanes.total_items,
-                bytes: config.lanes.total_bytes,
-            },
-            overflow_delay: config.lanes.overflow_delay,
-            progress_interval: config.progress_interval,
-            remembered: REMEMBERED,
         };
         let (pulled, arrivals) = mpsc::channel(PULLED);
         Self {
             replies: Replies::start(log.clone()),
+            errands: Errands::new(log.clone(), lanes, clock, id),
             scheduler: Scheduler::new(limits),
             engine: Arc::new(engine),
             attempts: JoinSet::new(),
+            running: JoinSet::new(),
             pullers: HashMap::new(),
-            duplicates: 0,
+            tenures: HashMap::new(),
+            counted: (0, 0),
             is_draining: false,
-            config,
+            config: dispatcher.config,
+            directory: dispatcher.directory,
+            rng: dispatcher.rng,
             log,
-            directory,
+            cancellations,
             membership,
             metrics,
-            rng,
             pulled,
             arrivals,
         }
     }
 
-    async fn run(mut self, soft: CancellationToken, hard: CancellationToken) {
+    pub(crate) async fn run(mut self, soft: CancellationToken, hard: CancellationToken) {
         let mut endpoint_changes = self.directory.changes();
+        let mut cancelled = self.cancellations.changes();
         let mut housekeeping = interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
@@ -235,7 +136,7 @@ impl Service {
         tokio::pin!(asked_softly, asked_hard);
 
         loop {
-            if drain_until.is_some() && self.scheduler.in_flight() == 0 && self.pullers.is_empty() {
+            if drain_until.is_some() && self.scheduler.is_settled() && self.pullers.is_empty() {
                 break;
             }
             let wake = [self.scheduler.poll_timeout(), drain_until]
@@ -266,6 +167,9 @@ impl Service {
                 _ = housekeeping.tick() => self.keep_house(),
                 event = self.membership.next() => self.membership_changed(event),
                 changed = endpoint_changes.recv() => self.endpoint_changed(changed.ok()),
+                // Missed ones are seen when their turn comes.
+                Ok((endpoint_id, delivery_id)) = cancelled.recv() => self.cancelled(endpoint_id, delivery_id),
+                Some(done) = self.running.join_next() => self.errand_done(done),
                 Some(ended) = self.attempts.join_next() => self.ended(ended),
                 _ = self.arrivals.recv_many(&mut batch, BATCH) => {
                     let now = Instant::now();
@@ -291,8 +195,8 @@ impl Service {
     }
 
     async fn finish(mut self) {
-        self.attempts.abort_all();
-        while self.attempts.join_next().await.is_some() {}
+        self.attempts.shutdown().await;
+        self.running.shutdown().await;
         self.replies.finish().await;
         // On the connection that the last acknowledgements were written to, so they are read before it.
         if timeout(LEAVE_TIME, self.membership.leave()).await.is_err() {
@@ -308,11 +212,10 @@ impl Service {
                 self.membership.released(partition);
             }
             MembershipEvent::Acquired { partition, .. } => {
-                if let Some(until) = self.membership.held_until(partition) {
-                    self.scheduler
-                        .handle_event(Event::Leased { partition, until }, now);
-                }
-                let puller = Puller::start(self.log.clone(), partition, self.pulled.clone());
+                self.tenures.insert(partition, CancellationToken::new().drop_guard());
+                self.lease(partition, now);
+                let (log, lanes) = (self.log.clone(), self.errands.lanes().clone());
+                let puller = Puller::start(log, lanes, partition, self.pulled.clone());
                 self.pullers.insert(partition, puller);
             }
             MembershipEvent::Release { partition } => match self.pullers.get_mut(&partition) {
@@ -320,16 +223,30 @@ impl Service {
                 None => self.scheduler.handle_event(Event::Releasing { partition }, now),
             },
             MembershipEvent::Lost { partition } => {
-                // Dropping it closes it.
+                // Dropping them closes them.
                 self.pullers.remove(&partition);
+                self.tenures.remove(&partition);
                 self.scheduler.handle_event(Event::Lost { partition }, now);
             }
+        }
+    }
+
+    fn lease(&mut self, partition: u16, now: Instant) {
+        if let Some(until) = self.membership.held_until(partition) {
+            self.scheduler
+                .handle_event(Event::Leased { partition, until }, now);
         }
     }
 
     fn arrived(&mut self, pulled: Pulled, now: Instant) {
         match pulled {
             Pulled::Item(work) => self.item_arrived(work, now),
+            // What the owner before had detached.
+            Pulled::Attached { partition } => {
+                for endpoint_id in self.errands.detached(partition) {
+                    self.open_lane(endpoint_id, partition, now);
+                }
+            }
             Pulled::Closed { partition, puller } => {
                 if self
                     .pullers
@@ -344,50 +261,77 @@ impl Service {
     }
 
     fn item_arrived(&mut self, work: Arc<Work>, now: Instant) {
-        let (delivery, number, bytes) = match &work.item.event {
-            WorkEvent::Requested(requested) => (&requested.delivery, 1, requested.payload.len()),
-            WorkEvent::Due(due) => (&due.delivery, due.attempt_number, 0),
+        let (partition, first) = (work.partition, work.delivered == 1);
+        let endpoint_id = match &work.event {
+            WorkEvent::Requested(requested) => requested.delivery.endpoint_id,
+            WorkEvent::Due(due) => due.delivery.endpoint_id,
             WorkEvent::Unreadable(error) => {
                 self.metrics.unreadable.increment(1);
-                error!(partition = work.partition, log.seq = work.item.sequence, %error, "work item cannot be read by this version");
+                error!(partition, log.seq = work.sequence, %error, "work item cannot be read by this version");
                 self.metrics.parked(ParkReason::Unreadable);
                 return self.replies.park(work, UNREADABLE_DELAY);
             }
         };
-        let endpoint_id = delivery.endpoint_id;
-        let Some(entry) = self.directory.get(endpoint_id) else {
-            let delay = unknown_delay(work.item.delivered);
+        if !self.open_lane(endpoint_id, partition, now) {
+            let delay = unknown_delay(work.delivered);
             debug!(endpoint.id = %endpoint_id, ?delay, "endpoint is not known yet");
             self.metrics.parked(ParkReason::UnknownEndpoint);
             return self.replies.park(work, delay);
+        }
+        let times = Times {
+            utc: (self.engine.clock)(),
+            instant: now,
         };
-        let item = Item {
-            key: AttemptKey {
-                delivery_id: delivery.delivery_id,
-                number,
-            },
-            endpoint_id,
-            partition: work.partition,
-            bytes: bytes + ITEM_BYTES,
-            max_in_flight: cap(&entry),
-            work,
-        };
-        self.scheduler.handle_event(Event::Arrived(item), now);
+        if let Some(item) = item(work, times) {
+            let event = Event::Pulled {
+                endpoint_id,
+                item,
+                first,
+            };
+            self.scheduler.handle_event(event, now);
+        }
     }
 
-    fn ended(&mut self, first: Result<(AttemptKey, bool), JoinError>) {
+    /// Makes an endpoint's lane if it has none; `false` when the directory does not know the endpoint.
+    fn open_lane(&mut self, endpoint_id: EndpointId, partition: u16, now: Instant) -> bool {
+        if self.scheduler.has_lane(endpoint_id) {
+            return true;
+        }
+        let Some(entry) = self.directory.get(endpoint_id) else {
+            return false;
+        };
+        let event = Event::Lane {
+            endpoint_id,
+            partition,
+            settings: settings(&entry),
+            state: self.errands.saved(endpoint_id),
+        };
+        self.scheduler.handle_event(event, now);
+        true
+    }
+
+    fn ended(&mut self, first: Result<(AttemptKey, Ended), JoinError>) {
         let now = Instant::now();
         let mut next = Some(first);
         while let Some(ended) = next {
             // A panic is caught inside of the task; what is left is an abort, after which nothing is asked any more.
-            if let Ok((key, settled)) = ended {
-                self.scheduler.handle_event(Event::Finished { key, settled }, now);
+            if let Ok((key, ended)) = ended {
+                self.scheduler.handle_event(Event::Ended { key, ended }, now);
             }
             next = self.attempts.try_join_next();
         }
     }
 
-    /// Takes over an endpoint's cap; everybody's when changes were missed.
+    fn errand_done(&mut self, done: Result<Event<Work>, JoinError>) {
+        match done {
+            Ok(event) => self.scheduler.handle_event(event, Instant::now()),
+            Err(error) if error.is_cancelled() => {}
+            // Its lane would wait for ever; everything that is not done comes again to a dispatcher that starts anew.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// Takes over an endpoint's settings; everybody's when changes were missed.
     fn endpoint_changed(&mut self, changed: Option<EndpointId>) {
         let affected: Vec<EndpointId> = match changed {
             Some(endpoint_id) if self.scheduler.has_lane(endpoint_id) => vec![endpoint_id],
@@ -397,78 +341,162 @@ impl Service {
         let now = Instant::now();
         for endpoint_id in affected {
             if let Some(entry) = self.directory.get(endpoint_id) {
-                let max_in_flight = cap(&entry);
-                self.scheduler.handle_event(
-                    Event::Capped {
-                        endpoint_id,
-                        max_in_flight,
-                    },
-                    now,
-                );
+                let event = Event::Changed {
+                    endpoint_id,
+                    settings: settings(&entry),
+                    probe: changed.is_some(),
+                };
+                self.scheduler.handle_event(event, now);
             }
         }
+    }
+
+    fn cancelled(&mut self, endpoint_id: EndpointId, delivery_id: DeliveryId) {
+        let event = Event::Cancelled {
+            endpoint_id,
+            delivery_id,
+        };
+        self.scheduler.handle_event(event, Instant::now());
     }
 
     fn keep_house(&mut self) {
         let now = Instant::now();
-        for (&partition, puller) in &self.pullers {
-            if !puller.is_closing()
-                && let Some(until) = self.membership.held_until(partition)
-            {
-                self.scheduler
-                    .handle_event(Event::Leased { partition, until }, now);
-            }
+        let partitions: Vec<u16> = self
+            .pullers
+            .iter()
+            .filter(|(_, puller)| !puller.is_closing())
+            .map(|(&partition, _)| partition)
+            .collect();
+        for partition in partitions {
+            self.lease(partition, now);
         }
         let stats = self.scheduler.stats();
-        self.metrics.in_flight.set(stats.in_flight as f64);
-        self.metrics.lanes.set(stats.lanes as f64);
-        self.metrics.queued.set(stats.queued.items as f64);
-        self.metrics.queued_bytes.set(stats.queued.bytes as f64);
-        self.metrics.paused_partitions.set(stats.paused_partitions as f64);
-        self.metrics
-            .duplicates
-            .increment(stats.duplicates - self.duplicates);
-        self.duplicates = stats.duplicates;
+        self.metrics.stats(&stats);
+        let (duplicates, skipped) = std::mem::replace(&mut self.counted, (stats.duplicates, stats.skipped));
+        self.metrics.duplicates.increment(stats.duplicates - duplicates);
+        self.metrics.skipped.increment(stats.skipped - skipped);
     }
 
     fn execute(&mut self, command: Command<Work>) {
         match command {
-            Command::Start { key, work, arrived } => self.start(key, work, arrived),
+            Command::Start {
+                key,
+                work,
+                arrived,
+                verify,
+                may_send,
+            } => self.start(key, work, Task { arrived, verify, may_send }),
             Command::Park { work, delay } => {
                 self.metrics.parked(ParkReason::Scheduler);
                 self.replies.park(work, delay);
             }
             Command::Settle { work } => self.replies.settle(work),
             Command::Progress { work } => self.replies.progress(work),
-            Command::Pause { partition } => self.set_paused(partition, true),
-            Command::Resume { partition } => self.set_paused(partition, false),
-            Command::HandOver { partition } => self.membership.released(partition),
+            Command::Save { lane, state } => self.run_errand(lane, |errands, owner| errands.save(owner, state)),
+            Command::Read { lane, from, room } => {
+                self.run_errand(lane, |errands, owner| errands.read(owner, from, room));
+            }
+            Command::Recover { lane, state, .. } => {
+                self.run_errand(lane, |errands, owner| errands.recover(owner, state));
+            }
+            Command::Pause => self.pullers.values().for_each(|puller| puller.set_paused(true)),
+            Command::Resume => self.pullers.values().for_each(|puller| puller.set_paused(false)),
+            Command::HandOver { partition } => {
+                self.tenures.remove(&partition);
+                self.membership.released(partition);
+            }
         }
     }
 
-    fn start(&mut self, key: AttemptKey, work: Arc<Work>, arrived: Instant) {
+    fn start(&mut self, key: AttemptKey, work: Arc<Work>, task: Task) {
         let engine = self.engine.clone();
         let entropy = Entropy::draw(&mut self.rng);
-        let replies = self.replies.clone();
         self.attempts.spawn(async move {
-            let attempt = AssertUnwindSafe(engine.carry_out(key, &work, arrived, entropy));
-            let settled = attempt.catch_unwind().await.unwrap_or_else(|_| {
-                error!(
-                    log.seq = work.item.sequence,
-                    "attempt panicked, it will be repeated"
-                );
-                replies.park(work, LATER);
-                false
+            let attempt = AssertUnwindSafe(engine.carry_out(key, &work, task, entropy));
+            let ended = attempt.catch_unwind().await.unwrap_or_else(|_| {
+                error!(log.seq = work.sequence, "attempt panicked, it will be repeated");
+                Ended::NotNow(LATER)
             });
-            (key, settled)
+            (key, ended)
         });
     }
 
-    fn set_paused(&self, partition: u16, paused: bool) {
-        if let Some(puller) = self.pullers.get(&partition) {
-            puller.set_paused(paused);
-        }
+    fn run_errand<F>(&mut self, lane: LaneId, errand: impl FnOnce(Errands, Owner) -> F)
+    where
+        F: Future<Output = Event<Work>> + Send + 'static,
+    {
+        // The directory forgets no endpoint, and a lane is of one that it knew.
+        let Some(entry) = self.directory.get(lane.endpoint_id) else {
+            return;
+        };
+        let Some(tenure) = self.tenures.get(&entry.partition) else {
+            return;
+        };
+        let owner = Owner {
+            lane,
+            project_id: entry.endpoint.project_id.clone(),
+            partition: entry.partition,
+            tenure: tenure.token().clone(),
+        };
+        self.running.spawn(errand(self.errands.clone(), owner));
     }
+}
+
+fn limits(config: &DispatcherConfig) -> Limits {
+    let lanes = &config.lanes;
+    let room = |items, bytes| Room { items, bytes };
+    Limits {
+        max_in_flight: config.max_in_flight,
+        lane: room(lanes.max_items, lanes.max_bytes),
+        total: room(lanes.total_items, lanes.total_bytes),
+        window: room(lanes.window_items, lanes.window_bytes),
+        progress_interval: config.progress_interval,
+        save_interval: lanes.save_interval,
+        remembered: REMEMBERED,
+        breaker: config.breaker.rules(),
+    }
+}
+
+/// What a lane needs to know of its endpoint.
+fn settings(entry: &Entry) -> LaneSettings {
+    let settings = &entry.endpoint.settings;
+    LaneSettings {
+        max_in_flight: settings.max_in_flight,
+        rate: settings.rate_limit_per_second,
+        ordered: settings.ordered,
+        active: entry.endpoint.is_active(),
+        probe_delays: settings.retry_schedule().delays().into(),
+    }
+}
+
+/// What is to be scheduled for a work item; `None` when this version cannot read it.
+fn item(work: Arc<Work>, times: Times) -> Option<Item<Work>> {
+    let (delivery_id, number, bytes, deadline): (_, _, _, DateTime<Utc>) = match &work.event {
+        WorkEvent::Requested(requested) => (
+            requested.delivery.delivery_id,
+            1,
+            requested.payload.len(),
+            requested.deadline,
+        ),
+        // Its deadline stands in the request, and is checked again when that is read back.
+        WorkEvent::Due(due) => (
+            due.delivery.delivery_id,
+            due.attempt_number,
+            0,
+            due.due_at + DEFAULT_DEADLINE,
+        ),
+        WorkEvent::Unreadable(error) => {
+            error!(log.seq = work.sequence, %error, "work item in a backlog cannot be read by this version and is passed over");
+            return None;
+        }
+    };
+    Some(Item {
+        key: AttemptKey { delivery_id, number },
+        sequence: work.sequence,
+        bytes: bytes + ITEM_BYTES,
+        deadline: times.instant(deadline),
+        work,
+    })
 }
 
 /// How long an item stays in the log whose endpoint was not known `delivered` times.
@@ -476,14 +504,4 @@ fn unknown_delay(delivered: u64) -> Duration {
     let (first, last) = UNKNOWN_DELAYS;
     let doublings = delivered.clamp(1, 16) as u32 - 1;
     (first * 2u32.pow(doublings)).min(last)
-}
-
-/// How many attempts an endpoint takes at the same time. One whose order matters takes one.
-fn cap(entry: &Entry) -> u32 {
-    let settings = &entry.endpoint.settings;
-    if settings.ordered {
-        1
-    } else {
-        settings.max_in_flight
-    }
 }

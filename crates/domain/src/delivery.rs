@@ -14,6 +14,13 @@ use crate::retry::{RetrySchedule, retry_after};
 /// How long after its request a delivery is still attempted (24 h).
 pub const DEFAULT_DEADLINE: Duration = Duration::from_hours(24);
 
+/// Header of an answer that says what is to become of the delivery or the endpoint.
+const DELIVERY_HEADER: &str = "webhook-delivery";
+/// The message is not wanted again.
+const ABORT_MESSAGE: &str = "abort-message";
+/// No message is wanted any more.
+const DISABLE: &str = "disable";
+
 /// The names that every fact of a delivery carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeliveryRef {
@@ -59,7 +66,7 @@ impl Origin {
 pub enum FailureReason {
     /// Every attempt of the schedule failed.
     Exhausted,
-    /// The endpoint answered 410.
+    /// The endpoint answered 410, or asked to be disabled with an answer that is no success.
     Gone,
     /// The endpoint is disabled.
     EndpointDisabled,
@@ -69,17 +76,20 @@ pub enum FailureReason {
     Expired,
     /// Somebody cancelled it.
     Cancelled,
+    /// The endpoint answered that it does not want the message again.
+    Aborted,
 }
 
 impl FailureReason {
     /// Every reason.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Exhausted,
         Self::Gone,
         Self::EndpointDisabled,
         Self::EndpointDeleted,
         Self::Expired,
         Self::Cancelled,
+        Self::Aborted,
     ];
 
     /// The name in the API and in the history.
@@ -91,6 +101,7 @@ impl FailureReason {
             Self::EndpointDeleted => "endpoint_deleted",
             Self::Expired => "expired",
             Self::Cancelled => "cancelled",
+            Self::Aborted => "aborted",
         }
     }
 }
@@ -297,42 +308,64 @@ impl Delivery {
     }
 }
 
-/// Decides what an ended attempt means for its delivery.
+/// What an ended attempt means for its delivery, and for its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// What it means for the delivery.
+    pub conclusion: Conclusion,
+    /// Whether the endpoint is to be disabled as [gone](crate::endpoint::DisabledReason::Gone).
+    pub disables: bool,
+}
+
+/// Decides what an ended attempt means.
 ///
-/// 2xx delivers. 410 fails for good (Standard Webhooks 1.0: the endpoint is gone and is to be disabled). Everything else
-/// is retried on `schedule`, no earlier than `Retry-After` asks, until the schedule is used up or the next attempt would
-/// start after `deadline`.
+/// 2xx delivers. 410 fails for good and disables the endpoint (Standard Webhooks 1.0). An answer that is no success and
+/// says `webhook-delivery: abort-message` fails for good, with `webhook-delivery: disable` as 410 does; `disable` with a
+/// 2xx disables the endpoint after the success. Everything else is retried on `schedule`, no earlier than `Retry-After`
+/// asks, until the schedule is used up or the next attempt would start after `deadline`.
 pub fn conclude(
     attempt: &Attempt,
     schedule: &RetrySchedule,
     deadline: DateTime<Utc>,
     now: DateTime<Utc>,
     rng: &mut impl Rng,
-) -> Conclusion {
-    if attempt.succeeded() {
-        return Conclusion::Succeeded;
-    }
-    if attempt
+) -> Verdict {
+    let gone = attempt
         .response
         .as_ref()
-        .is_some_and(|response| response.status == 410)
-    {
-        return Conclusion::Failed {
-            reason: FailureReason::Gone,
-        };
-    }
-    let Some(delay) = schedule.delay_after(attempt.number, rng) else {
-        return Conclusion::Failed {
-            reason: FailureReason::Exhausted,
-        };
+        .is_some_and(|response| response.status == 410);
+    let disables = gone || asks(attempt, DISABLE);
+    let failed = |reason| Conclusion::Failed { reason };
+    let conclusion = if attempt.succeeded() {
+        Conclusion::Succeeded
+    } else if disables {
+        failed(FailureReason::Gone)
+    } else if asks(attempt, ABORT_MESSAGE) {
+        failed(FailureReason::Aborted)
+    } else if let Some(delay) = schedule.delay_after(attempt.number, rng) {
+        let next_attempt_at = now + delay.max(retry_after(attempt, now).unwrap_or_default());
+        if next_attempt_at > deadline {
+            failed(FailureReason::Expired)
+        } else {
+            Conclusion::Retry { next_attempt_at }
+        }
+    } else {
+        failed(FailureReason::Exhausted)
     };
-    let next_attempt_at = now + delay.max(retry_after(attempt, now).unwrap_or_default());
-    if next_attempt_at > deadline {
-        return Conclusion::Failed {
-            reason: FailureReason::Expired,
-        };
-    }
-    Conclusion::Retry { next_attempt_at }
+    Verdict { conclusion, disables }
+}
+
+/// Whether the answer says `webhook-delivery: <directive>`, alone or among others. Names and values may be written in
+/// any case; directives that are not known are passed over.
+fn asks(attempt: &Attempt, directive: &str) -> bool {
+    attempt.response.as_ref().is_some_and(|response| {
+        response
+            .headers
+            .iter()
+            .filter(|header| header.name.eq_ignore_ascii_case(DELIVERY_HEADER))
+            .flat_map(|header| header.value.split(','))
+            .any(|value| value.trim().eq_ignore_ascii_case(directive))
+    })
 }
 
 #[cfg(test)]

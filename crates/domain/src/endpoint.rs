@@ -49,7 +49,7 @@ impl EndpointKind {
 pub enum DisabledReason {
     /// Somebody switched it off.
     Manual,
-    /// It answered 410 Gone.
+    /// It answered 410 Gone, or asked to be disabled.
     Gone,
     /// All its deliveries failed for too long.
     Failing,
@@ -137,6 +137,8 @@ pub struct Endpoint {
     pub settings: EndpointSettings,
     /// Why it is not active; `None` while it is.
     pub disabled_reason: Option<DisabledReason>,
+    /// When it was last enabled; `None` when it never was, as it is created active.
+    pub enabled_at: Option<DateTime<Utc>>,
     /// Newest first; retired ones stay.
     pub secrets: Vec<Secret>,
     /// When it was created.
@@ -218,6 +220,11 @@ pub enum EndpointCommand {
         /// How long the one that was current keeps signing.
         overlap: Duration,
     },
+    /// End the overlap of a secret now. The current one cannot be revoked: nothing would sign.
+    RevokeSecret {
+        /// The secret.
+        secret_id: SecretId,
+    },
     /// Take no new deliveries.
     Delete,
 }
@@ -250,6 +257,11 @@ pub enum EndpointChange {
         /// When the one that was current stops signing.
         previous_expires_at: DateTime<Utc>,
     },
+    /// A secret that was current before stopped signing ahead of its time.
+    SecretRevoked {
+        /// The secret.
+        secret_id: SecretId,
+    },
     /// It takes no new deliveries.
     Deleted,
 }
@@ -267,6 +279,7 @@ pub fn create(
         project_id,
         settings: settings.clone(),
         disabled_reason: None,
+        enabled_at: None,
         secrets: vec![secret.clone()],
         created_at: now,
         updated_at: now,
@@ -316,7 +329,10 @@ pub fn decide(
                 .filter(|secret| secret.expires_at.is_some())
                 .count();
             if expiring + stays + 1 > limits::LIVE_SECRETS {
-                let message = format!("has {} live secrets; wait until one expires", expiring + 1);
+                let message = format!(
+                    "has {} live secrets; wait until one expires, or revoke one",
+                    expiring + 1
+                );
                 return Err(endpoint.conflict(message));
             }
             Some(EndpointChange::SecretRotated {
@@ -324,8 +340,31 @@ pub fn decide(
                 previous_expires_at: now + overlap,
             })
         }
+        EndpointCommand::RevokeSecret { secret_id } => revoke(endpoint, secret_id, now)?,
         EndpointCommand::Delete => Some(EndpointChange::Deleted),
     })
+}
+
+fn revoke(
+    endpoint: &Endpoint,
+    secret_id: SecretId,
+    now: DateTime<Utc>,
+) -> Result<Option<EndpointChange>, Rejection> {
+    let secret = endpoint.secrets.iter().find(|secret| secret.id == secret_id);
+    let secret = secret.ok_or_else(|| Rejection::NotFound {
+        resource: Resource::Secret,
+        id: secret_id.to_string(),
+    })?;
+    if secret.expires_at.is_none() {
+        return Err(Rejection::Conflict {
+            resource: Resource::Secret,
+            id: secret_id.to_string(),
+            message: "is the current one; rotate first".into(),
+        });
+    }
+    Ok(secret
+        .is_live(now)
+        .then_some(EndpointChange::SecretRevoked { secret_id }))
 }
 
 /// One change, whatever of it is new. An endpoint that is not active keeps its first reason.
@@ -362,11 +401,17 @@ pub fn evolve(mut endpoint: Endpoint, change: &EndpointChange, at: DateTime<Utc>
             settings,
             disabled_reason,
         } => {
+            if !endpoint.is_active() && disabled_reason.is_none() {
+                endpoint.enabled_at = Some(at);
+            }
             endpoint.settings = (**settings).clone();
             endpoint.disabled_reason = *disabled_reason;
         }
         EndpointChange::Disabled(reason) => endpoint.disabled_reason = Some(*reason),
-        EndpointChange::Enabled => endpoint.disabled_reason = None,
+        EndpointChange::Enabled => {
+            endpoint.disabled_reason = None;
+            endpoint.enabled_at = Some(at);
+        }
         EndpointChange::SecretRotated {
             secret,
             previous_expires_at,
@@ -375,6 +420,12 @@ pub fn evolve(mut endpoint: Endpoint, change: &EndpointChange, at: DateTime<Utc>
                 previous.expires_at.get_or_insert(*previous_expires_at);
             }
             endpoint.secrets.insert(0, secret.clone());
+        }
+        EndpointChange::SecretRevoked { secret_id } => {
+            let revoked = endpoint.secrets.iter_mut().find(|secret| secret.id == *secret_id);
+            if let Some(secret) = revoked {
+                secret.expires_at = Some(at);
+            }
         }
         EndpointChange::Deleted => endpoint.deleted_at = Some(at),
     }

@@ -32,6 +32,8 @@ pub enum Resource {
     Delivery,
     /// An event type.
     EventType,
+    /// A signing secret.
+    Secret,
 }
 
 impl Resource {
@@ -42,6 +44,7 @@ impl Resource {
             Self::Endpoint => "endpoint",
             Self::Delivery => "delivery",
             Self::EventType => "event_type",
+            Self::Secret => "secret",
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use rand::{Rng, RngExt};
 
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, ErrorClass};
 
 /// Delays before the 2nd, 3rd, … attempt of a delivery. When they are used up, the delivery has failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub const MAX_RETRIES: usize = 24;
 pub const MAX_DELAY_SECONDS: u32 = 24 * 3600;
 /// Longest delay that a `Retry-After` header is honoured for (1 h); a longer one counts as this.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
+/// How long an endpoint that asks for less, without saying for how long, is left alone.
+const DEFAULT_THROTTLE: Duration = Duration::from_secs(1);
 /// Jitter: each delay is multiplied by a factor drawn from 1 ± this.
 const JITTER: f64 = 0.2;
 
@@ -40,6 +42,11 @@ impl RetrySchedule {
         }
     }
 
+    /// The delays, without jitter.
+    pub fn delays(&self) -> &[Duration] {
+        &self.delays
+    }
+
     /// Attempts that a delivery gets at most.
     pub fn max_attempts(&self) -> u32 {
         self.delays.len() as u32 + 1
@@ -52,17 +59,56 @@ impl RetrySchedule {
     }
 }
 
+/// What an ended attempt tells of how its endpoint bears being called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pressure {
+    /// It took the message.
+    Success,
+    /// It is there, or cannot be called at all, and does not take this message: slowing down helps nobody. A 3xx, a 4xx
+    /// other than 408, 425 and 429, a blocked address, a configuration that cannot be used.
+    Refusal,
+    /// It is not well: no complete answer, 408, 425, a 5xx that is no [`Pressure::Throttle`], or a status that HTTP does
+    /// not know.
+    Failure,
+    /// It asks for less (429, 502, 503, 504): nothing more for this long, at most [`MAX_RETRY_AFTER`].
+    Throttle(Duration),
+}
+
+/// Judges an ended attempt, by the status if there is one.
+pub fn pressure(attempt: &Attempt, now: DateTime<Utc>) -> Pressure {
+    if attempt.succeeded() {
+        return Pressure::Success;
+    }
+    let status = attempt.response.as_ref().map(|response| response.status);
+    let class = attempt.error.as_ref().map(|error| error.class);
+    match (status, class) {
+        (Some(status), _) if throttles(status) => {
+            Pressure::Throttle(retry_after(attempt, now).unwrap_or(DEFAULT_THROTTLE))
+        }
+        (Some(408 | 425), _) => Pressure::Failure,
+        (Some(300..500), _) | (None, Some(ErrorClass::BlockedAddress | ErrorClass::Configuration)) => {
+            Pressure::Refusal
+        }
+        _ => Pressure::Failure,
+    }
+}
+
+/// Whether the status asks for less: `Retry-After` is honoured with it.
+fn throttles(status: u16) -> bool {
+    matches!(status, 429 | 502 | 503 | 504)
+}
+
 /// What the receiver asked for with `Retry-After` (RFC 9110, section 10.2.3: seconds or a date), when its status is one
-/// that the header is honoured for (429 and 503); at most [`MAX_RETRY_AFTER`].
+/// that the header is honoured for (429, 502, 503, 504); at most [`MAX_RETRY_AFTER`].
 pub fn retry_after(attempt: &Attempt, now: DateTime<Utc>) -> Option<Duration> {
     let response = attempt
         .response
         .as_ref()
-        .filter(|response| matches!(response.status, 429 | 503))?;
+        .filter(|response| throttles(response.status))?;
     let value = response
         .headers
         .iter()
-        .find(|header| header.name == "retry-after")?
+        .find(|header| header.name.eq_ignore_ascii_case("retry-after"))?
         .value
         .trim();
     let asked = if let Ok(seconds) = value.parse() {
@@ -77,25 +123,27 @@ pub fn retry_after(attempt: &Attempt, now: DateTime<Utc>) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attempt::{AttemptResponse, Header};
-    use crate::delivery::tests::failed_attempt;
+    use crate::attempt::Header;
+    use crate::delivery::tests::{answered, failed_attempt};
     use proptest::prelude::*;
     use rand::SeedableRng;
     use rand::rngs::StdRng;
 
+    fn now() -> DateTime<Utc> {
+        "2026-11-21T10:00:00Z".parse().unwrap()
+    }
+
+    fn answered_with(status: u16, retry_after: &str) -> Attempt {
+        let mut attempt = answered(1, status);
+        attempt.response.as_mut().unwrap().headers = vec![Header {
+            name: "retry-after".into(),
+            value: retry_after.into(),
+        }];
+        attempt
+    }
+
     fn asked(status: u16, value: &str) -> Option<Duration> {
-        let now = "2026-11-21T10:00:00Z".parse().unwrap();
-        let mut attempt = failed_attempt(1);
-        attempt.response = Some(AttemptResponse {
-            status,
-            headers: vec![Header {
-                name: "retry-after".into(),
-                value: value.into(),
-            }],
-            body: bytes::Bytes::new(),
-            body_truncated: false,
-        });
-        retry_after(&attempt, now)
+        retry_after(&answered_with(status, value), now())
     }
 
     #[test]
@@ -111,7 +159,84 @@ mod tests {
         for value in ["", "soon", "-1", "99999999999999999999999"] {
             assert_eq!(asked(429, value), None, "{value}");
         }
-        assert_eq!(asked(500, "7"), None);
+    }
+
+    #[test]
+    fn retry_after_counts_only_with_a_status_that_asks_for_less() {
+        for status in [429, 502, 503, 504] {
+            assert_eq!(asked(status, "7"), Some(Duration::from_secs(7)), "{status}");
+        }
+        for status in [200, 301, 408, 425, 500, 501] {
+            assert_eq!(asked(status, "7"), None, "{status}");
+        }
+    }
+
+    #[test]
+    fn pressure_tells_the_unwell_from_the_unwilling() {
+        let second = Duration::from_secs(1);
+        for (statuses, expected) in [
+            (&[200, 204, 299][..], Pressure::Success),
+            (
+                &[300, 301, 304, 400, 401, 404, 409, 410, 422, 499],
+                Pressure::Refusal,
+            ),
+            (&[408, 425, 500, 501, 505, 599, 600, 999, 101], Pressure::Failure),
+            (&[429, 502, 503, 504], Pressure::Throttle(second)),
+        ] {
+            for &status in statuses {
+                assert_eq!(pressure(&answered(1, status), now()), expected, "{status}");
+            }
+        }
+    }
+
+    #[test]
+    fn pressure_without_an_answer_is_told_by_the_error() {
+        for class in ErrorClass::ALL {
+            let mut attempt = failed_attempt(1);
+            attempt.error.as_mut().unwrap().class = class;
+            let expected = match class {
+                ErrorClass::BlockedAddress | ErrorClass::Configuration => Pressure::Refusal,
+                _ => Pressure::Failure,
+            };
+            assert_eq!(pressure(&attempt, now()), expected, "{class:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_was_cut_off_is_told_by_its_status() {
+        let cut = |status| Attempt {
+            error: failed_attempt(1).error,
+            ..answered(1, status)
+        };
+        assert_eq!(pressure(&cut(200), now()), Pressure::Failure);
+        assert_eq!(pressure(&cut(404), now()), Pressure::Refusal);
+        assert_eq!(
+            pressure(&cut(503), now()),
+            Pressure::Throttle(Duration::from_secs(1))
+        );
+    }
+
+    #[test]
+    fn throttling_lasts_as_long_as_was_asked_and_no_longer_than_the_cap() {
+        let throttle = |status, value| pressure(&answered_with(status, value), now());
+        assert_eq!(throttle(429, "7"), Pressure::Throttle(Duration::from_secs(7)));
+        assert_eq!(throttle(504, "0"), Pressure::Throttle(Duration::ZERO));
+        assert_eq!(
+            throttle(502, "Sat, 21 Nov 2026 10:01:00 GMT"),
+            Pressure::Throttle(Duration::from_mins(1))
+        );
+        assert_eq!(throttle(503, "86400"), Pressure::Throttle(MAX_RETRY_AFTER));
+        assert_eq!(throttle(503, "soon"), Pressure::Throttle(Duration::from_secs(1)));
+        assert_eq!(throttle(500, "7"), Pressure::Failure);
+    }
+
+    #[test]
+    fn delays_are_those_of_the_schedule() {
+        let schedule = RetrySchedule::from_seconds(&[5, 30]);
+        assert_eq!(
+            schedule.delays(),
+            [Duration::from_secs(5), Duration::from_secs(30)]
+        );
     }
 
     #[test]

@@ -8,10 +8,11 @@ use cuitty_webhooks_domain::attempt::Attempt;
 use cuitty_webhooks_domain::delivery::{
     Concluded, Conclusion, Delivery, DeliveryEvent, DeliveryStatus, Due, Requested, Unmatched,
 };
-use cuitty_webhooks_domain::ids::{DeliveryId, MessageId};
+use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId, MessageId};
 use cuitty_webhooks_domain::names::{EventType, ProjectId};
 
-use crate::apply::AppliedStats;
+use crate::apply::{AppliedStats, Batch};
+use crate::failures::{EndpointFailures, FailureFold};
 
 /// The rows that a batch changes, each list in the log's order.
 #[derive(Debug, Default)]
@@ -23,6 +24,10 @@ pub(crate) struct Changes<'a> {
     /// Rows that it knows.
     pub(crate) updated: Vec<Delivery>,
     pub(crate) attempts: Vec<NewAttempt<'a>>,
+    /// Endpoints that an attempt has succeeded at: their failures until then are forgotten.
+    pub(crate) recovered: Vec<EndpointId>,
+    /// Failures since, or on top of those that the database knows.
+    pub(crate) failures: Vec<EndpointFailures>,
     /// Facts about deliveries that are neither known nor requested in the batch.
     pub(crate) orphaned: u64,
 }
@@ -87,9 +92,9 @@ fn requested_id(event: &DeliveryEvent) -> Option<DeliveryId> {
     }
 }
 
-/// Folds `events` over the deliveries in `known`. Facts that are known already change nothing; a fact about a delivery
+/// Folds the batch over the deliveries in `known`. Facts that are known already change nothing; a fact about a delivery
 /// that is unknown, because its request is older than the log, is left out and counted.
-pub(crate) fn fold(events: &[(u64, DeliveryEvent)], known: HashMap<DeliveryId, Delivery>) -> Changes<'_> {
+pub(crate) fn fold(batch: &Batch, known: HashMap<DeliveryId, Delivery>) -> Changes<'_> {
     let mut fold = Fold {
         slots: known
             .into_iter()
@@ -106,11 +111,17 @@ pub(crate) fn fold(events: &[(u64, DeliveryEvent)], known: HashMap<DeliveryId, D
             .collect(),
         ..Fold::default()
     };
-    for (sequence, event) in events {
+    for (sequence, event) in &batch.events {
         match event {
             DeliveryEvent::Requested(requested) => fold.requested(requested, *sequence),
             DeliveryEvent::Due(due) => fold.due(due),
-            DeliveryEvent::Concluded(concluded) => fold.concluded(concluded),
+            DeliveryEvent::Concluded(concluded) => {
+                fold.concluded(concluded);
+                // Counted, so what is in the rows already must not be added again.
+                if *sequence > batch.expected_checkpoint {
+                    fold.failures.concluded(concluded);
+                }
+            }
             DeliveryEvent::Unmatched(unmatched) => fold.unmatched(unmatched),
         }
     }
@@ -129,6 +140,7 @@ struct Fold<'a> {
     /// Deliveries in the order of their first change.
     order: Vec<DeliveryId>,
     messages: HashSet<MessageId>,
+    failures: FailureFold,
     changes: Changes<'a>,
 }
 
@@ -215,6 +227,7 @@ impl<'a> Fold<'a> {
     }
 
     fn finish(mut self) -> Changes<'a> {
+        (self.changes.recovered, self.changes.failures) = self.failures.finish();
         for id in self.order {
             if let Some(Slot { delivery, is_new, .. }) = self.slots.remove(&id) {
                 if is_new {

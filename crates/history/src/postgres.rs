@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use cuitty_webhooks_domain::delivery::{Delivery, FailureReason};
-use cuitty_webhooks_domain::ids::DeliveryId;
+use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::types::Uuid;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool};
@@ -13,6 +13,7 @@ use crate::config::StoreConfig;
 use crate::database::{CHECKPOINT, Database, first_connection, sequence_column, stored_sequence};
 use crate::detail::Detail;
 use crate::error::HistoryError;
+use crate::failures::{EndpointFailures, count_column};
 use crate::fold::{self, Changes, NewAttempt, NewMessage};
 use crate::migrate::{self, Schema};
 use crate::rows::{DELIVERY_COLUMNS, StoredDelivery, micros, storable};
@@ -61,7 +62,7 @@ async fn try_apply(pool: &PgPool, batch: &Batch, known: Known) -> Result<Option<
     let mut transaction = pool.begin().await?;
     advance(&mut transaction, batch).await?;
     let deliveries = load(&mut transaction, known.ids(&batch.events)).await?;
-    let changes = fold::fold(&batch.events, deliveries);
+    let changes = fold::fold(batch, deliveries);
     let created = insert_deliveries(&mut transaction, &changes.created).await?;
     if known == Known::Referenced && created < changes.created.len() as u64 {
         transaction.rollback().await?;
@@ -164,6 +165,36 @@ async fn write_others(connection: &mut PgConnection, changes: &Changes<'_>) -> R
         .bind(column(&changes.unmatched, |row| {
             row.requested_at.timestamp_micros()
         }))
+        .execute(&mut *connection)
+        .await?;
+    }
+    write_failures(connection, &changes.recovered, &changes.failures).await
+}
+
+async fn write_failures(
+    connection: &mut PgConnection,
+    recovered: &[EndpointId],
+    failures: &[EndpointFailures],
+) -> Result<(), HistoryError> {
+    if !recovered.is_empty() {
+        sqlx::query("DELETE FROM endpoint_failures WHERE endpoint_id = ANY ($1)")
+            .bind(column(recovered, |id| id.uuid()))
+            .execute(&mut *connection)
+            .await?;
+    }
+    if !failures.is_empty() {
+        sqlx::query(
+            "INSERT INTO endpoint_failures AS f (endpoint_id, project_id, failing_since, last_failure_at, failures)
+             SELECT * FROM UNNEST ($1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])
+             ON CONFLICT (endpoint_id) DO UPDATE
+             SET last_failure_at = GREATEST (f.last_failure_at, excluded.last_failure_at),
+                 failures = f.failures + excluded.failures",
+        )
+        .bind(column(failures, |row| row.endpoint_id.uuid()))
+        .bind(column(failures, |row| row.project_id.as_str()))
+        .bind(column(failures, |row| row.failing_since.timestamp_micros()))
+        .bind(column(failures, |row| row.last_failure_at.timestamp_micros()))
+        .bind(column(failures, |row| count_column(row.failures)))
         .execute(connection)
         .await?;
     }
@@ -239,7 +270,7 @@ pub(crate) async fn reset(pool: &PgPool) -> Result<(), HistoryError> {
     sqlx::query("UPDATE projection_checkpoint SET sequence = 0, updated_at = 0")
         .execute(&mut *transaction)
         .await?;
-    sqlx::query("TRUNCATE messages, unmatched_messages, deliveries, attempts")
+    sqlx::query("TRUNCATE messages, unmatched_messages, deliveries, attempts, endpoint_failures")
         .execute(&mut *transaction)
         .await?;
     transaction.commit().await?;

@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, Postgres, Sqlite, Transaction};
 
 use crate::database::{CHECKPOINT, Database, stored_sequence};
 use crate::error::HistoryError;
+use crate::failures::{EndpointFailures, FAILURES_COLUMNS, StoredFailures};
 use crate::rows::{
     ATTEMPT_COLUMNS, AttemptRow, DELIVERY_COLUMNS, DeliveryDetail, StoredAttempt, StoredDetail,
     StoredUnmatched, UnmatchedMessage, convert,
@@ -23,6 +24,7 @@ pub struct Snapshot {
     /// Where the next chunk of deliveries begins; `None` when all have been given out.
     next_delivery: Option<Uuid>,
     next_unmatched: Option<Uuid>,
+    next_failures: Option<Uuid>,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,7 @@ impl Snapshot {
             checkpoint: stored_sequence(sequence)?,
             next_delivery: Some(Uuid::nil()),
             next_unmatched: Some(Uuid::nil()),
+            next_failures: Some(Uuid::nil()),
         })
     }
 
@@ -136,6 +139,22 @@ impl Snapshot {
             .last()
             .and_then(|message| after(message.message_id.uuid()));
         Ok(messages)
+    }
+
+    /// The next `limit` (1 or more) endpoints that fail in order of their ids; none when all have been given out.
+    pub async fn next_failures_chunk(&mut self, limit: u32) -> Result<Vec<EndpointFailures>, HistoryError> {
+        let Some(first) = self.next_failures else {
+            return Ok(Vec::new());
+        };
+        let failures = AssertSqlSafe(format!(
+            "SELECT {FAILURES_COLUMNS} FROM endpoint_failures
+             WHERE endpoint_id >= $1 ORDER BY endpoint_id LIMIT $2"
+        ));
+        let rows: Vec<StoredFailures> = on_connection!(&mut self.reader, connection =>
+            sqlx::query_as(failures).bind(first).bind(i64::from(limit)).fetch_all(connection).await?);
+        let failures: Vec<EndpointFailures> = convert(rows)?;
+        self.next_failures = failures.last().and_then(|row| after(row.endpoint_id.uuid()));
+        Ok(failures)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use cuitty_webhooks_domain::delivery::{Delivery, FailureReason};
-use cuitty_webhooks_domain::ids::DeliveryId;
+use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId};
 use sqlx::query::Query;
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
@@ -17,6 +17,7 @@ use crate::config::StoreConfig;
 use crate::database::{CHECKPOINT, Database, first_connection, sequence_column, stored_sequence};
 use crate::detail::Detail;
 use crate::error::HistoryError;
+use crate::failures::{EndpointFailures, count_column};
 use crate::fold::{self, Changes};
 use crate::migrate::{self, Schema};
 use crate::rows::{DELIVERY_COLUMNS, StoredDelivery, micros, storable};
@@ -100,7 +101,7 @@ async fn try_apply(
     let mut transaction = writer.begin_with("BEGIN IMMEDIATE").await?;
     advance(&mut transaction, batch).await?;
     let deliveries = load(&mut transaction, known.ids(&batch.events)).await?;
-    let changes = fold::fold(&batch.events, deliveries);
+    let changes = fold::fold(batch, deliveries);
     let created = insert_deliveries(&mut transaction, &changes.created).await?;
     if known == Known::Referenced && created < changes.created.len() as u64 {
         transaction.rollback().await?;
@@ -260,6 +261,40 @@ async fn write_others(connection: &mut SqliteConnection, changes: &Changes<'_>) 
                 .bind(row.requested_at.timestamp_micros())
         })
         .await?;
+    write_failures(connection, &changes.recovered, &changes.failures).await
+}
+
+async fn write_failures(
+    connection: &mut SqliteConnection,
+    recovered: &[EndpointId],
+    failures: &[EndpointFailures],
+) -> Result<(), HistoryError> {
+    let forget = Statement {
+        head: "DELETE FROM endpoint_failures WHERE endpoint_id IN (VALUES ",
+        columns: 1,
+        tail: ")",
+    };
+    forget
+        .execute(connection, recovered, |query, id| query.bind(id.uuid()))
+        .await?;
+    let add = Statement {
+        head:
+            "INSERT INTO endpoint_failures (endpoint_id, project_id, failing_since, last_failure_at, failures)
+               VALUES ",
+        columns: 5,
+        tail: " ON CONFLICT (endpoint_id) DO UPDATE
+               SET last_failure_at = max(last_failure_at, excluded.last_failure_at),
+                   failures = failures + excluded.failures",
+    };
+    add.execute(connection, failures, |query, row| {
+        query
+            .bind(row.endpoint_id.uuid())
+            .bind(row.project_id.as_str())
+            .bind(row.failing_since.timestamp_micros())
+            .bind(row.last_failure_at.timestamp_micros())
+            .bind(count_column(row.failures))
+    })
+    .await?;
     Ok(())
 }
 
@@ -271,6 +306,7 @@ pub(crate) async fn reset(writer: &SqlitePool) -> Result<(), HistoryError> {
         "DELETE FROM unmatched_messages",
         "DELETE FROM deliveries",
         "DELETE FROM attempts",
+        "DELETE FROM endpoint_failures",
     ] {
         sqlx::query(statement).execute(&mut *transaction).await?;
     }

@@ -193,6 +193,10 @@ impl Store {
         }
     }
 
+    pub(crate) fn database(&self) -> &Database {
+        &self.shared.database
+    }
+
     fn index_choice(&self) -> IndexChoice {
         match self.shared.database {
             Database::Sqlite { .. } => IndexChoice::Named,

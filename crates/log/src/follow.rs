@@ -3,6 +3,8 @@
 //! Nothing that stays in the stream is missed or seen out of order. An ordered consumer of async-nats gives as much,
 //! but re-creates itself in silence: here every loss shows, so that whoever folds the stream knows how fresh it is.
 
+mod kept;
+
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
@@ -12,6 +14,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+pub(crate) use self::kept::{Fold, Kept};
 use crate::connect::retry_delay;
 use crate::error::jetstream_error;
 use crate::{Log, LogError, consume};
@@ -39,10 +42,12 @@ pub(crate) enum Followed {
     Restarted,
 }
 
-/// A gap-free reader of one stream, all subjects.
+/// A gap-free reader of one stream, all subjects unless told otherwise.
 pub(crate) struct Follower {
     log: Log,
     stream: String,
+    /// Selects the subjects.
+    filter: &'static str,
     /// Sequence of the last message given.
     position: u64,
     /// Whether every subject's last message was given once, so that reading on from `position` is enough.
@@ -77,6 +82,8 @@ impl Follower {
         Self {
             log: log.clone(),
             stream: stream.into(),
+            // nats-server wants to be told that every subject is meant.
+            filter: ">",
             position: 0,
             complete: false,
             made_at: None,
@@ -85,6 +92,11 @@ impl Follower {
             attaching: None,
             attached: None,
         }
+    }
+
+    /// Leaves out what `filter` does not select.
+    pub(crate) fn only(self, filter: &'static str) -> Self {
+        Self { filter, ..self }
     }
 
     /// The next message or turn of events. After an error the follower is detached; calling again attaches it where it
@@ -134,7 +146,13 @@ impl Follower {
             self.connects.mark_unchanged();
             let known = self.made_at;
             let position = self.complete.then_some(self.position);
-            let attaching = attach(self.log.clone(), self.stream.clone(), known, position);
+            let attaching = attach(
+                self.log.clone(),
+                self.stream.clone(),
+                self.filter,
+                known,
+                position,
+            );
             let pause = retry_delay(self.failures);
             Box::pin(async move {
                 sleep(pause).await;
@@ -173,6 +191,7 @@ impl Follower {
 async fn attach(
     log: Log,
     name: String,
+    filter: &str,
     known: Option<i128>,
     position: Option<u64>,
 ) -> Result<Turn, LogError> {
@@ -203,8 +222,7 @@ async fn attach(
     };
     let config = pull::Config {
         deliver_policy,
-        // nats-server wants to be told that every subject is meant.
-        filter_subject: ">".into(),
+        filter_subject: filter.into(),
         ack_policy: AckPolicy::None,
         inactive_threshold: INACTIVE,
         memory_storage: true,

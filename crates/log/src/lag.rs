@@ -1,5 +1,6 @@
 //! How far the dispatchers are behind.
 
+use async_nats::jetstream::consumer;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::Log;
@@ -23,18 +24,38 @@ pub struct PartitionLag {
 impl Log {
     /// The lag of every partition, in order.
     pub async fn consumer_lag(&self) -> Result<Vec<PartitionLag>, LogError> {
-        let partitions = self.stored_partitions().await?;
-        let lags = stream::iter(0..partitions).map(|partition| async move {
-            let info = self.consumer_info(&durable_name(partition)).await?;
-            Ok::<_, LogError>(info.map(|info| PartitionLag {
+        let consumers = self.consumers().await?.into_iter().flatten();
+        Ok(consumers
+            .map(|(partition, info)| PartitionLag {
                 partition,
                 pending: info.num_pending,
                 in_flight: info.num_ack_pending as u64,
-            }))
+            })
+            .collect())
+    }
+
+    /// For each partition, the log sequence up to which all its work has been pulled and acknowledged; 0 while some waits
+    /// to be pulled.
+    pub async fn settled_through(&self) -> Result<Vec<u64>, LogError> {
+        let settled = |info: consumer::Info| match (info.num_pending, info.num_ack_pending) {
+            (0, 0) => u64::MAX,
+            (0, _) => info.ack_floor.stream_sequence,
+            _ => 0,
+        };
+        let consumers = self.consumers().await?;
+        Ok(consumers
+            .into_iter()
+            .map(|consumer| consumer.map_or(0, |(_, info)| settled(info)))
+            .collect())
+    }
+
+    /// What nats-server knows about each partition's consumer; `None` where there is none.
+    async fn consumers(&self) -> Result<Vec<Option<(u16, consumer::Info)>>, LogError> {
+        let partitions = self.stored_partitions().await?;
+        let asked = stream::iter(0..partitions).map(|partition| async move {
+            let info = self.consumer_info(&durable_name(partition)).await?;
+            Ok::<_, LogError>(info.map(|info| (partition, info)))
         });
-        lags.buffered(CONCURRENCY)
-            .try_filter_map(|lag| async move { Ok(lag) })
-            .try_collect()
-            .await
+        asked.buffered(CONCURRENCY).try_collect().await
     }
 }

@@ -8,18 +8,24 @@
 //! is repeated under the same id until its deadline, readers and work streams go on where they were.
 
 mod append;
+mod backlog;
+mod cancellations;
 pub mod codec;
 mod config;
 mod connect;
 mod consume;
 pub mod directory;
+mod entries;
 mod error;
 mod follow;
 mod idempotency;
 mod lag;
+mod lanes;
 pub mod lease;
 pub mod membership;
 pub mod metrics;
+mod outcomes;
+mod pages;
 mod read;
 pub mod subjects;
 mod timer;
@@ -43,11 +49,15 @@ use tokio::time::Instant;
 
 pub use crate::append::Appended;
 use crate::append::Budget;
+pub use crate::backlog::WorkRead;
+pub use crate::cancellations::Cancellations;
 pub use crate::codec::CodecError;
 pub use crate::config::LogConfig;
 pub use crate::error::LogError;
 pub use crate::idempotency::{Claim, Idempotency, Intent, Record};
 pub use crate::lag::PartitionLag;
+pub use crate::lanes::{BlockedBy, HealthState, LaneHealth, LaneRecord, Lanes, SavedLane};
+pub use crate::outcomes::{LastOutcome, Outcomes};
 pub use crate::read::{EventBody, EventReader, StoredEvent};
 pub use crate::topology::{StreamState, StreamStatus, Topology};
 use crate::work::Floor;

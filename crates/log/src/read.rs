@@ -76,7 +76,7 @@ impl StoredEvent {
 }
 
 impl EventBody {
-    fn decode(subject: &str, body: Bytes) -> Self {
+    pub(crate) fn decode(subject: &str, body: Bytes) -> Self {
         let decoded = subject
             .parse()
             .map_err(CodecError::from)
@@ -166,7 +166,7 @@ impl Log {
         .await
     }
 
-    async fn stream(&self, name: &str) -> Result<Stream<()>, LogError> {
+    pub(crate) async fn stream(&self, name: &str) -> Result<Stream<()>, LogError> {
         self.jetstream()
             .get_stream_no_info(name)
             .await

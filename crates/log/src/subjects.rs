@@ -245,6 +245,21 @@ pub fn work_filter(partition: u16) -> String {
     format!("webhooks.work.{partition}.>")
 }
 
+/// Selects the work of one endpoint, which is in `partition`.
+pub fn work_of(partition: u16, project_id: &ProjectId, endpoint_id: EndpointId) -> String {
+    format!("webhooks.work.{partition}.{project_id}.{endpoint_id}.*")
+}
+
+/// Selects what became of one endpoint's deliveries.
+pub fn outcomes_of(project_id: &ProjectId, endpoint_id: EndpointId) -> String {
+    format!("webhooks.outcome.{project_id}.{endpoint_id}.*")
+}
+
+/// Selects the timers of one delivery that name an attempt.
+pub fn timers_of(delivery_id: DeliveryId) -> String {
+    format!("webhooks.timer.{delivery_id}.*")
+}
+
 /// Selects every endpoint's changes.
 pub const ENDPOINTS: &str = "webhooks.endpoint.>";
 

@@ -1,11 +1,15 @@
 //! The log's behaviour on a real nats-server.
 
 mod append;
+mod backlog;
 mod budget;
+mod cancellations;
 mod connect;
 mod durable;
 mod fixtures;
 mod idempotency;
+mod lanes;
+mod outcomes;
 mod read;
 mod timer;
 mod topology;

@@ -13,7 +13,7 @@ use crate::Log;
 use crate::append::Outgoing;
 use crate::codec;
 use crate::error::LogError;
-use crate::subjects::{Subject, partition_of};
+use crate::subjects::{Subject, partition_of, timers_of};
 use crate::topology::STREAM;
 
 impl Log {
@@ -55,7 +55,34 @@ impl Log {
             delivery_id,
             attempt: Some(attempt),
         };
-        let request = json!({ "filter": subject.to_string() });
+        self.purge(&subject.to_string()).await
+    }
+
+    /// Removes every timer of a delivery that still waits. An attempt that is under way may arm another one.
+    #[instrument(name = "log.cancel_timers", level = "debug", skip_all, fields(delivery.id = %delivery_id))]
+    pub async fn cancel_timers(&self, delivery_id: DeliveryId) -> Result<(), LogError> {
+        let unnumbered = Subject::Timer {
+            delivery_id,
+            attempt: None,
+        };
+        self.purge(&timers_of(delivery_id)).await?;
+        self.purge(&unnumbered.to_string()).await
+    }
+
+    /// Whether the timer of an attempt waits, as the stream's leader knows it.
+    pub async fn has_timer(&self, delivery_id: DeliveryId, attempt: u32) -> Result<bool, LogError> {
+        let subject = Subject::Timer {
+            delivery_id,
+            attempt: Some(attempt),
+        };
+        let subject = subject.to_string();
+        let waiting = self.retried(|| self.leader_last(STREAM, &subject)).await?;
+        Ok(waiting.is_some())
+    }
+
+    /// Removes the messages that `filter` selects.
+    async fn purge(&self, filter: &str) -> Result<(), LogError> {
+        let request = json!({ "filter": filter });
         let api = format!("STREAM.PURGE.{STREAM}");
         self.retried(|| async {
             let answer: Result<IgnoredAny, _> = self.js_api(&api, &request).await?;

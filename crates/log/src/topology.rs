@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tracing::{info, warn};
 
+pub(crate) use self::streams::CANCELLATION_MAX_AGE;
 use crate::Log;
 use crate::error::LogError;
 use crate::work::durable_name;
@@ -28,8 +29,10 @@ pub const INGEST_STREAM: &str = "WEBHOOKS_INGEST";
 pub const IDEMPOTENCY_BUCKET: &str = "WEBHOOKS_IDEMPOTENCY";
 /// Bucket: heartbeats of live dispatchers, partition leases, the projector's lease.
 pub const DISPATCHERS_BUCKET: &str = "WEBHOOKS_DISPATCHERS";
-/// Bucket: cursor of each detached lane; per partition, what of its work is known to be done.
+/// Bucket: where each endpoint's lane is and how the endpoint fares; per partition, what of its work is known to be done.
 pub const LANES_BUCKET: &str = "WEBHOOKS_LANES";
+/// Bucket: cancelled deliveries.
+pub const CANCELLATIONS_BUCKET: &str = "WEBHOOKS_CANCELLATIONS";
 
 /// Most partitions that a stream can have.
 pub const MAX_PARTITIONS: u16 = 64;

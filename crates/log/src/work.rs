@@ -208,7 +208,7 @@ impl WorkStream {
 }
 
 impl WorkEvent {
-    fn decode(subject: &str, body: bytes::Bytes) -> Self {
+    pub(crate) fn decode(subject: &str, body: bytes::Bytes) -> Self {
         let decoded = subject
             .parse::<Subject>()
             .map_err(CodecError::from)

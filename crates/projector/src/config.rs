@@ -19,6 +19,15 @@ pub struct ProjectorConfig {
     /// Longest pause between two tries while the log or the database cannot be reached; the first one is 100 ms.
     #[serde(with = "humantime_serde")]
     pub max_backoff: Duration,
+    /// How often the active projector looks for lost retries and failing endpoints: more than 0.
+    #[serde(with = "humantime_serde")]
+    pub sweep_interval: Duration,
+    /// How long after its time a retry that has not come counts as lost: more than 0.
+    #[serde(with = "humantime_serde")]
+    pub sweep_after: Duration,
+    /// How long all attempts of an endpoint must have failed until it is disabled; 0 for never.
+    #[serde(with = "humantime_serde")]
+    pub disable_after: Duration,
 }
 
 impl Default for ProjectorConfig {
@@ -29,6 +38,9 @@ impl Default for ProjectorConfig {
             batch_bytes: 8 << 20,
             linger: Duration::from_millis(25),
             max_backoff: Duration::from_secs(5),
+            sweep_interval: Duration::from_secs(30),
+            sweep_after: Duration::from_mins(5),
+            disable_after: Duration::from_hours(5 * 24),
         }
     }
 }

@@ -7,9 +7,13 @@
 //!
 //! The history can be thrown away at any time: [`rebuild()`] folds it again from the log's first event, and [`verify()`]
 //! proves that it equals such a fold.
+//!
+//! The active projector also sees to what only the history shows: retries whose timers are lost, and endpoints that have
+//! been failing for too long.
 
 mod backoff;
 mod config;
+mod disable;
 mod error;
 mod feed;
 mod fold;
@@ -17,6 +21,8 @@ mod leadership;
 pub mod metrics;
 mod projector;
 mod rebuild;
+mod sweep;
+mod upkeep;
 mod verify;
 
 pub use config::ProjectorConfig;

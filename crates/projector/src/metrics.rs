@@ -11,6 +11,8 @@ pub(crate) const COMMIT: &str = "webhooks_projection_commit_seconds";
 pub(crate) const BATCH: &str = "webhooks_projection_batch_events";
 pub(crate) const RETRIES: &str = "webhooks_projection_retries_total";
 pub(crate) const ACTIVE: &str = "webhooks_projector_active_count";
+pub(crate) const SWEPT: &str = "webhooks_swept_deliveries_total";
+pub(crate) const FAILING_DISABLED: &str = "webhooks_failing_endpoints_disabled_total";
 
 /// Describes every metric of this crate to the installed recorder.
 pub fn describe() {
@@ -33,4 +35,12 @@ pub fn describe() {
     describe_histogram!(BATCH, "Events in one transaction of the history");
     describe_counter!(RETRIES, "Times that the log or the history had to be tried again");
     describe_gauge!(ACTIVE, "1 while this process is the active projector, else 0");
+    describe_counter!(
+        SWEPT,
+        "Deliveries that nothing happened to any more and whose attempt was made due, by what was overdue"
+    );
+    describe_counter!(
+        FAILING_DISABLED,
+        "Endpoints disabled because all their attempts failed for too long"
+    );
 }

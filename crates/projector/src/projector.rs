@@ -3,6 +3,7 @@ use std::time::Duration;
 use cuitty_webhooks_domain::Clock;
 use cuitty_webhooks_history::{HistoryError, Store};
 use cuitty_webhooks_log::Log;
+use cuitty_webhooks_log::directory::Directory;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +13,7 @@ use crate::backoff::Backoff;
 use crate::config::ProjectorConfig;
 use crate::feed::{Batch, Feed};
 use crate::leadership::Leadership;
+use crate::upkeep::Upkeep;
 use crate::{fold, metrics};
 
 /// How often an idle projector looks whether the checkpoint is still where it left it, as after a rebuild's reset.
@@ -36,6 +38,7 @@ pub struct ProjectorStatus {
 pub struct Projector {
     config: ProjectorConfig,
     log: Log,
+    directory: Directory,
     store: Store,
     clock: Clock,
     status: watch::Sender<ProjectorStatus>,
@@ -51,10 +54,17 @@ enum Next {
 
 impl Projector {
     /// Puts the parts together. Nothing runs until [`Projector::run`].
-    pub fn build(config: ProjectorConfig, log: Log, store: Store, clock: Clock) -> Self {
+    pub fn build(
+        config: ProjectorConfig,
+        log: Log,
+        directory: Directory,
+        store: Store,
+        clock: Clock,
+    ) -> Self {
         Self {
             config,
             log,
+            directory,
             store,
             clock,
             status: watch::Sender::default(),
@@ -81,6 +91,7 @@ impl Projector {
                 tokio::select! {
                     () = self.lead(&stand_down) => {}
                     () = self.measure_lag() => {}
+                    () = Box::pin(self.upkeep().run()) => {}
                 }
             };
             hard.run_until_cancelled(leading).await;
@@ -232,6 +243,16 @@ impl Projector {
             .and_then(|oldest| ((self.clock)() - oldest).to_std().ok())
         {
             ::metrics::histogram!(metrics::DELAY).record(delay);
+        }
+    }
+
+    fn upkeep(&self) -> Upkeep<'_> {
+        Upkeep {
+            config: &self.config,
+            log: &self.log,
+            directory: &self.directory,
+            store: &self.store,
+            clock: self.clock,
         }
     }
 

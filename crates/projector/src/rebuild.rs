@@ -151,7 +151,7 @@ async fn watch_until(
 
 /// The last sequence up to `end` that the log still holds, or 0: a timer leaves the log when it fires, so its last
 /// sequences may be gone.
-async fn last_readable(log: &Log, end: u64) -> Result<u64, ProjectorError> {
+pub(crate) async fn last_readable(log: &Log, end: u64) -> Result<u64, ProjectorError> {
     let (first, _) = log.bounds().await?;
     for sequence in (first..=end).rev() {
         if log.get(sequence).await?.is_some() {

@@ -5,8 +5,10 @@ use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use cuitty_webhooks_domain::ids::{DeliveryId, MessageId};
-use cuitty_webhooks_history::{DeliveryDetail, Snapshot, Store, StoreConfig, UnmatchedMessage};
+use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId, MessageId};
+use cuitty_webhooks_history::{
+    DeliveryDetail, EndpointFailures, Snapshot, Store, StoreConfig, UnmatchedMessage,
+};
 use cuitty_webhooks_log::Log;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +34,7 @@ pub struct VerifyReport {
     pub folding: Duration,
     /// How long comparing took.
     pub comparing: Duration,
-    /// Deliveries and unmatched messages that are the same on both sides.
+    /// Deliveries, unmatched messages and failing endpoints that are the same on both sides.
     pub identical: u64,
     /// Rows whose events are past the log's retention, so that nothing can be said about them.
     pub expired: u64,
@@ -45,7 +47,7 @@ pub struct VerifyReport {
 /// A row on which history and log disagree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Id of the delivery or the unmatched message.
+    /// Id of the delivery, the unmatched message or the failing endpoint.
     pub id: String,
     /// What is wrong with it.
     pub kind: DifferenceKind,
@@ -124,6 +126,9 @@ pub async fn verify(
             .await?;
         comparison
             .compare::<UnmatchedMessage>(&mut live, &mut folded, &mut progress)
+            .await?;
+        comparison
+            .compare::<EndpointFailures>(&mut live, &mut folded, &mut progress)
             .await
     };
     stop.run_until_cancelled(comparing)
@@ -145,6 +150,11 @@ impl Horizon {
         let stored_at = log.get(sequence).await?.map(|event| event.stored_at);
         Ok(Self { sequence, stored_at })
     }
+
+    /// Whether what happened at `time` is no longer in the log.
+    fn is_after(&self, time: DateTime<Utc>) -> bool {
+        self.sequence > 1 && self.stored_at.is_none_or(|stored_at| time < stored_at)
+    }
 }
 
 /// A row of the history.
@@ -156,6 +166,9 @@ trait Row: PartialEq + Sized {
 
     /// Whether its first event is no longer in the log.
     fn is_before(&self, horizon: &Horizon) -> bool;
+
+    /// Whether the log's later events alone make a row of it too, another one.
+    const OUTLIVES_ITS_FIRST_EVENT: bool = false;
 
     /// The parts in which `self` and `other` are not the same.
     fn changes(&self, other: &Self) -> Vec<&'static str>;
@@ -201,10 +214,7 @@ impl Row for UnmatchedMessage {
     }
 
     fn is_before(&self, horizon: &Horizon) -> bool {
-        horizon.sequence > 1
-            && horizon
-                .stored_at
-                .is_none_or(|stored_at| self.created_at < stored_at)
+        horizon.is_after(self.created_at)
     }
 
     fn changes(&self, _other: &Self) -> Vec<&'static str> {
@@ -213,6 +223,28 @@ impl Row for UnmatchedMessage {
 
     async fn chunk(snapshot: &mut Snapshot) -> Result<Vec<Self>, ProjectorError> {
         Ok(snapshot.next_unmatched_chunk(CHUNK).await?)
+    }
+}
+
+impl Row for EndpointFailures {
+    type Id = EndpointId;
+
+    fn id(&self) -> EndpointId {
+        self.endpoint_id
+    }
+
+    fn is_before(&self, horizon: &Horizon) -> bool {
+        horizon.is_after(self.failing_since)
+    }
+
+    const OUTLIVES_ITS_FIRST_EVENT: bool = true;
+
+    fn changes(&self, _other: &Self) -> Vec<&'static str> {
+        vec!["failures"]
+    }
+
+    async fn chunk(snapshot: &mut Snapshot) -> Result<Vec<Self>, ProjectorError> {
+        Ok(snapshot.next_failures_chunk(CHUNK).await?)
     }
 }
 
@@ -284,6 +316,12 @@ impl Comparison {
                 self.report.identical += 1;
                 return;
             }
+            (Ordering::Equal, Some(live), Some(_))
+                if R::OUTLIVES_ITS_FIRST_EVENT && live.is_before(&self.horizon) =>
+            {
+                self.report.expired += 1;
+                return;
+            }
             (Ordering::Equal, Some(live), Some(folded)) => {
                 (live, DifferenceKind::Changed(live.changes(folded)))
             }
@@ -325,7 +363,7 @@ mod tests {
         }
     }
 
-    fn compare(live: Option<&UnmatchedMessage>, folded: Option<&UnmatchedMessage>) -> VerifyReport {
+    fn compare<R: Row>(live: Option<&R>, folded: Option<&R>) -> VerifyReport {
         let horizon = Horizon {
             sequence: 100,
             stored_at: Some(at(1000)),
@@ -385,5 +423,20 @@ mod tests {
             }
         );
         assert_eq!(compare(None, old().as_ref()).different, 1);
+    }
+
+    #[test]
+    fn an_endpoint_that_was_failing_before_the_log_begins_may_be_told_of_otherwise() {
+        let failing = |since, failures| EndpointFailures {
+            endpoint_id: format!("ep_{:026}", 1).parse().unwrap(),
+            project_id: "acme".parse().unwrap(),
+            failing_since: at(since),
+            last_failure_at: at(3000),
+            failures,
+        };
+        let report = compare(Some(&failing(999, 9)), Some(&failing(1001, 7)));
+        assert_eq!((report.expired, report.different), (1, 0));
+        let report = compare(Some(&failing(1001, 9)), Some(&failing(1001, 7)));
+        assert_eq!((report.expired, report.different), (0, 1));
     }
 }

@@ -50,10 +50,9 @@ pub struct Readiness {
     pub ready: bool,
     /// `ok`, `starting` or `down`.
     pub log: &'static str,
-    /// As above; absent when no role uses it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub directory: Option<&'static str>,
-    /// As above. An API is ready without it: it accepts, and refuses reads of the history.
+    /// As above.
+    pub directory: &'static str,
+    /// As above; absent when no role uses it. An API is ready without it: it accepts, and refuses reads of the history.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<&'static str>,
     /// `starting`, or `joined` once work can come to it; absent without that role.
@@ -75,11 +74,6 @@ const STANDBY: &str = "standby";
 const STALLED: &str = "stalled";
 
 impl Health {
-    /// Whether a role looks endpoints up.
-    pub(crate) fn uses_directory(&self) -> bool {
-        self.has(Role::Api) || self.has(Role::Dispatcher)
-    }
-
     /// Whether a role reads or writes the history.
     pub(crate) fn uses_history(&self) -> bool {
         self.has(Role::Api) || self.has(Role::Projector)
@@ -92,11 +86,11 @@ impl Health {
             Some(log) if log.is_connected() => OK,
             Some(_) => DOWN,
         };
-        let directory = self.uses_directory().then(|| match self.directory.get() {
+        let directory = match self.directory.get() {
             None => STARTING,
             Some(directory) if directory.is_live() => OK,
             Some(_) => DOWN,
-        });
+        };
         let history = if self.uses_history() {
             Some(self.history_state().await)
         } else {
@@ -152,7 +146,7 @@ impl Readiness {
         };
         !self.draining
             && self.log == OK
-            && self.directory.is_none_or(|state| state == OK)
+            && self.directory == OK
             && self.dispatcher.is_none_or(|state| state == JOINED)
             && projects
     }
@@ -208,7 +202,7 @@ mod tests {
     const WELL: Readiness = Readiness {
         ready: true,
         log: OK,
-        directory: Some(OK),
+        directory: OK,
         history: Some(OK),
         dispatcher: Some(JOINED),
         projector: Some(STANDBY),
@@ -225,7 +219,7 @@ mod tests {
     fn a_process_is_ready_when_each_of_its_roles_can_work() {
         assert!(ready(|_| {}));
         assert!(!ready(|it| it.log = DOWN));
-        assert!(!ready(|it| it.directory = Some(STARTING)));
+        assert!(!ready(|it| it.directory = STARTING));
         assert!(!ready(|it| it.dispatcher = Some(STARTING)));
         assert!(!ready(|it| it.projector = Some(STALLED)));
         assert!(!ready(|it| it.projector = Some(STARTING)));

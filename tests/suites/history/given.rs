@@ -13,7 +13,7 @@ use cuitty_webhooks_domain::delivery::{
     Requested, Unmatched,
 };
 use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId, MessageId, SecretId};
-use cuitty_webhooks_history::{Batch, DeliveryDetail, Store, UnmatchedMessage};
+use cuitty_webhooks_history::{Batch, DeliveryDetail, EndpointFailures, Store, UnmatchedMessage};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -260,6 +260,7 @@ pub(crate) struct Whole {
     pub(crate) checkpoint: u64,
     pub(crate) deliveries: Vec<DeliveryDetail>,
     pub(crate) unmatched: Vec<UnmatchedMessage>,
+    pub(crate) failures: Vec<EndpointFailures>,
 }
 
 impl Whole {
@@ -269,6 +270,7 @@ impl Whole {
             checkpoint: snapshot.checkpoint(),
             deliveries: Vec::new(),
             unmatched: Vec::new(),
+            failures: Vec::new(),
         };
         loop {
             let chunk = snapshot.next_chunk(3).await.unwrap();
@@ -280,9 +282,16 @@ impl Whole {
         loop {
             let chunk = snapshot.next_unmatched_chunk(3).await.unwrap();
             if chunk.is_empty() {
-                return whole;
+                break;
             }
             whole.unmatched.extend(chunk);
+        }
+        loop {
+            let chunk = snapshot.next_failures_chunk(1).await.unwrap();
+            if chunk.is_empty() {
+                return whole;
+            }
+            whole.failures.extend(chunk);
         }
     }
 }

@@ -224,6 +224,22 @@ impl App {
         .await
     }
 
+    /// Ends the overlap of a previous secret now.
+    #[tracing::instrument(name = "api.revoke_secret", skip_all, fields(endpoint.id = %id))]
+    pub(crate) async fn revoke_secret(
+        &self,
+        caller: &Caller,
+        id: EndpointId,
+        secret_id: SecretId,
+    ) -> Result<Endpoint, AppError> {
+        observed("revoke_secret", async {
+            caller.require(Scope::Manage)?;
+            self.change(caller, id, |_| Ok(EndpointCommand::RevokeSecret { secret_id }))
+                .await
+        })
+        .await
+    }
+
     /// Decides a command against the endpoint's state and appends what it changes, provided that nobody else has changed
     /// the endpoint meanwhile; if so, decides anew on the newer state.
     async fn change(

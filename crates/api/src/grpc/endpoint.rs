@@ -107,6 +107,18 @@ impl EndpointService for Door {
         }))
     }
 
+    async fn revoke_secret(
+        &self,
+        request: Request<v1::RevokeSecretRequest>,
+    ) -> Result<Response<v1::Endpoint>, Status> {
+        let caller = caller_of(&request)?;
+        let request = request.into_inner();
+        let id = convert::id("endpoint_id", &request.endpoint_id).map_err(AppError::from)?;
+        let secret_id = convert::id("secret_id", &request.secret_id).map_err(AppError::from)?;
+        let endpoint = self.app.revoke_secret(&caller, id, secret_id).await?;
+        Ok(Response::new(convert::endpoint(&endpoint, self.app.now())))
+    }
+
     async fn send_test_event(
         &self,
         request: Request<v1::SendTestEventRequest>,

@@ -1,4 +1,4 @@
-//! Disables an endpoint that says it is gone.
+//! Disables an endpoint that asks for it: by answering 410, or by a header.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ const TRIES: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Engine {
-    /// Disables the endpoint that answered 410, unless it has been changed since: the answer was to what `called` was.
+    /// Disables an endpoint whose answer asked for it, unless it has been changed since: the answer was to what `called` was.
     pub(super) async fn disable_gone(&self, called: &Endpoint) {
         for _ in 0..TRIES {
             let Some(entry) = self.directory.get(called.id) else {
                 return;
             };
             if entry.endpoint.revision != called.revision {
-                debug!(endpoint.id = %called.id, "endpoint answered 410 but has been changed since");
+                debug!(endpoint.id = %called.id, "endpoint asked to be disabled but has been changed since");
                 return;
             }
             let now = (self.clock)();
@@ -40,18 +40,18 @@ impl Engine {
             match appended {
                 Ok(_) => {
                     self.metrics.disabled.increment(1);
-                    info!(endpoint.id = %called.id, "endpoint disabled: it answered 410 Gone");
+                    info!(endpoint.id = %called.id, "endpoint disabled: its answer asked for it");
                     return;
                 }
                 Err(LogError::Conflict { .. }) => {
                     self.directory.wait_for(entry.sequence + 1, PATIENCE).await;
                 }
                 Err(error) => {
-                    warn!(endpoint.id = %called.id, %error, "endpoint that answered 410 is not disabled");
+                    warn!(endpoint.id = %called.id, %error, "endpoint that asked for it is not disabled");
                     return;
                 }
             }
         }
-        warn!(endpoint.id = %called.id, "endpoint that answered 410 is not disabled: it keeps changing");
+        warn!(endpoint.id = %called.id, "endpoint that asked for it is not disabled: it keeps changing");
     }
 }

@@ -19,6 +19,15 @@ enum Repeated {
     Ended,
 }
 
+/// An outcome in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stored {
+    /// Its sequence; `None` when another one of the same attempt says enough.
+    pub(super) outcome: Option<u64>,
+    /// Whether the delivery has ended.
+    pub(super) has_ended: bool,
+}
+
 impl Repeated {
     /// `stored` is what the log holds where it found the duplicate, as far as it can be told.
     fn judge(ours: &Concluded, stored: Option<&EventBody>) -> Self {
@@ -40,9 +49,15 @@ impl Repeated {
 }
 
 impl Engine {
-    /// Stores what attempt `number` came to: first the timer of the next one, so that a retry that is promised comes.
-    pub(super) async fn record(&self, concluded: &Concluded, number: u32) -> Result<(), NotNow> {
-        self.append(concluded, number).await.map_err(|error| {
+    /// Stores what attempt `number` came to, with `timer` first the one of the next attempt, so that a retry that is promised
+    /// comes.
+    pub(super) async fn record(
+        &self,
+        concluded: &Concluded,
+        number: u32,
+        timer: bool,
+    ) -> Result<Stored, NotNow> {
+        self.append(concluded, number, timer).await.map_err(|error| {
             self.metrics.unrecorded.increment(1);
             error!(
                 delivery.id = %concluded.delivery.delivery_id,
@@ -54,8 +69,10 @@ impl Engine {
         })
     }
 
-    async fn append(&self, concluded: &Concluded, number: u32) -> Result<(), LogError> {
-        if let Conclusion::Retry { next_attempt_at } = concluded.conclusion {
+    async fn append(&self, concluded: &Concluded, number: u32, timer: bool) -> Result<Stored, LogError> {
+        if let Conclusion::Retry { next_attempt_at } = concluded.conclusion
+            && timer
+        {
             let due = Due {
                 delivery: concluded.delivery.clone(),
                 requested_sequence: concluded.requested_sequence,
@@ -66,25 +83,38 @@ impl Engine {
         }
         let appended = until_available(|| self.log.append_concluded(concluded)).await?;
         if !appended.duplicate {
-            return Ok(());
+            return Ok(Stored {
+                outcome: Some(appended.sequence),
+                has_ended: is_final(concluded),
+            });
         }
         let stored = until_available(|| self.log.get(appended.sequence)).await?;
         let repeated = Repeated::judge(concluded, stored.as_ref().map(|stored| &stored.body));
         let delivery_id = concluded.delivery.delivery_id;
         debug!(delivery.id = %delivery_id, attempt.number = number, log.seq = appended.sequence, ?repeated, "an outcome of this attempt is stored already");
-        match repeated {
-            Repeated::Recorded => return Ok(()),
-            Repeated::Ends => {
-                until_available(|| self.log.append_final(concluded)).await?;
+        let outcome = match repeated {
+            Repeated::Recorded => {
+                return Ok(Stored {
+                    outcome: None,
+                    has_ended: is_final(concluded),
+                });
             }
-            Repeated::Ended => {}
-        }
+            Repeated::Ends => Some(
+                until_available(|| self.log.append_final(concluded))
+                    .await?
+                    .sequence,
+            ),
+            Repeated::Ended => None,
+        };
         // Either way a timer may wait for a delivery that has ended. At worst it costs one more attempt; repeating this one
         // for it would cost as much.
         if let Err(error) = self.log.cancel_timer(delivery_id, number + 1).await {
             warn!(delivery.id = %delivery_id, attempt.number = number + 1, %error, "timer of an ended delivery not cancelled");
         }
-        Ok(())
+        Ok(Stored {
+            outcome,
+            has_ended: true,
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cuitty_webhooks_log::{Log, WorkStream};
+use cuitty_webhooks_log::{Lanes, Log, LogError, WorkStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -11,6 +11,8 @@ use tracing::warn;
 
 use crate::engine::Work;
 
+/// How long it may take to learn what is saved of the lanes.
+const CATCH_UP_TIME: Duration = Duration::from_secs(5);
 /// Pause between tries to attach while the log is not available.
 const ATTACH_PAUSE: Duration = Duration::from_secs(1);
 
@@ -19,6 +21,8 @@ const ATTACH_PAUSE: Duration = Duration::from_secs(1);
 pub(super) enum Pulled {
     /// Work has come.
     Item(Arc<Work>),
+    /// Items are about to come, and what is saved of the partition's lanes is known.
+    Attached { partition: u16 },
     /// Nothing more comes from this puller.
     Closed { partition: u16, puller: PullerId },
 }
@@ -37,12 +41,13 @@ pub(super) struct Puller {
 }
 
 impl Puller {
-    pub(super) fn start(log: Log, partition: u16, pulled: mpsc::Sender<Pulled>) -> Self {
+    pub(super) fn start(log: Log, lanes: Lanes, partition: u16, pulled: mpsc::Sender<Pulled>) -> Self {
         let id = PullerId(Arc::new(()));
         let stop = CancellationToken::new();
         let (paused, is_paused) = watch::channel(false);
         let task = Task {
             log,
+            lanes,
             partition,
             pulled,
             is_paused,
@@ -76,6 +81,7 @@ impl Puller {
 
 struct Task {
     log: Log,
+    lanes: Lanes,
     partition: u16,
     pulled: mpsc::Sender<Pulled>,
     is_paused: watch::Receiver<bool>,
@@ -100,7 +106,7 @@ impl Task {
 
     async fn pull(&mut self, slot: &mut Option<WorkStream>) {
         let stream = loop {
-            match self.log.work(self.partition).await {
+            match self.attach().await {
                 Ok(stream) => break slot.insert(stream),
                 Err(error) => {
                     warn!(partition = self.partition, %error, "cannot pull yet");
@@ -108,6 +114,10 @@ impl Task {
                 }
             }
         };
+        let partition = self.partition;
+        if self.pulled.send(Pulled::Attached { partition }).await.is_err() {
+            return;
+        }
         // Ends when the handle is gone.
         while self.is_paused.wait_for(|paused| !paused).await.is_ok() {
             // Room first: what is pulled must not get lost when this is stopped.
@@ -115,12 +125,15 @@ impl Task {
                 return;
             };
             match stream.next().await {
-                Ok(item) => room.send(Pulled::Item(Arc::new(Work {
-                    partition: self.partition,
-                    item,
-                }))),
-                Err(error) => warn!(partition = self.partition, %error, "pull interrupted, going on"),
+                Ok(item) => room.send(Pulled::Item(Arc::new(Work::pulled(partition, item)))),
+                Err(error) => warn!(partition, %error, "pull interrupted, going on"),
             }
         }
+    }
+
+    /// What the owner before saved of its lanes is known before anything is pulled.
+    async fn attach(&self) -> Result<WorkStream, LogError> {
+        self.lanes.catch_up(CATCH_UP_TIME).await?;
+        self.log.work(self.partition).await
     }
 }

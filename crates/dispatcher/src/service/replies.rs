@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cuitty_webhooks_log::Log;
+use cuitty_webhooks_log::{Acker, Log, LogError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::debug;
@@ -69,9 +69,9 @@ impl Replies {
 async fn tell(mut words: mpsc::UnboundedReceiver<Word>) {
     while let Some(word) = words.recv().await {
         let told = match word {
-            Word::Settled(work) => work.item.acker.ack().await,
-            Word::Later(work, delay) => work.item.acker.nak(delay).await,
-            Word::Progress(work) => work.item.acker.progress().await,
+            Word::Settled(work) => tell_of(&work, Acker::ack).await,
+            Word::Later(work, delay) => tell_of(&work, |acker| acker.nak(delay)).await,
+            Word::Progress(work) => tell_of(&work, Acker::progress).await,
             Word::Finished(done) => {
                 // Whoever asked may have stopped waiting.
                 let _ = done.send(());
@@ -81,5 +81,16 @@ async fn tell(mut words: mpsc::UnboundedReceiver<Word>) {
         if let Err(error) = told {
             debug!(%error, "a word about a work item is lost, it comes again");
         }
+    }
+}
+
+/// Only what was pulled is waited for.
+async fn tell_of<'a, F>(work: &'a Work, tell: impl FnOnce(&'a Acker) -> F) -> Result<(), LogError>
+where
+    F: Future<Output = Result<(), LogError>>,
+{
+    match &work.acker {
+        Some(acker) => tell(acker).await,
+        None => Ok(()),
     }
 }

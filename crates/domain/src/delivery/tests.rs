@@ -1,5 +1,5 @@
 use super::*;
-use crate::attempt::{AttemptError, AttemptRequest, AttemptResponse, ErrorClass, Timing};
+use crate::attempt::{AttemptError, AttemptRequest, AttemptResponse, ErrorClass, Header, Timing};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -27,7 +27,7 @@ pub(crate) fn failed_attempt(number: u32) -> Attempt {
     }
 }
 
-fn answered(number: u32, status: u16) -> Attempt {
+pub(crate) fn answered(number: u32, status: u16) -> Attempt {
     Attempt {
         response: Some(AttemptResponse {
             status,
@@ -41,6 +41,20 @@ fn answered(number: u32, status: u16) -> Attempt {
         }),
         ..failed_attempt(number)
     }
+}
+
+/// The first attempt, answered with `status` and these `webhook-delivery` headers.
+fn answered_with(status: u16, values: &[&str]) -> Attempt {
+    let mut attempt = answered(1, status);
+    let response = attempt.response.as_mut().unwrap();
+    response.headers = values
+        .iter()
+        .map(|&value| Header {
+            name: "webhook-delivery".into(),
+            value: value.into(),
+        })
+        .collect();
+    attempt
 }
 
 fn delivery() -> Delivery {
@@ -81,7 +95,8 @@ fn outcomes_decide() {
     let mut rng = StdRng::seed_from_u64(1);
     let schedule = RetrySchedule::from_seconds(&[5]);
     let deadline = now() + Duration::from_mins(1);
-    let mut decide = |attempt: &Attempt, deadline| conclude(attempt, &schedule, deadline, now(), &mut rng);
+    let mut decide =
+        |attempt: &Attempt, deadline| conclude(attempt, &schedule, deadline, now(), &mut rng).conclusion;
     assert_eq!(decide(&answered(1, 204), deadline), Conclusion::Succeeded);
     assert_eq!(
         decide(&answered(1, 410), deadline),
@@ -108,6 +123,85 @@ fn outcomes_decide() {
             "{status}"
         );
     }
+}
+
+/// What an attempt means while there are more to come.
+fn judged(attempt: &Attempt) -> (Option<Result<(), FailureReason>>, bool) {
+    let deadline = now() + Duration::from_mins(1);
+    let schedule = RetrySchedule::from_seconds(&[5]);
+    let mut rng = StdRng::seed_from_u64(1);
+    let Verdict { conclusion, disables } = conclude(attempt, &schedule, deadline, now(), &mut rng);
+    let ended = match conclusion {
+        Conclusion::Retry { .. } => None,
+        Conclusion::Succeeded => Some(Ok(())),
+        Conclusion::Failed { reason } => Some(Err(reason)),
+    };
+    (ended, disables)
+}
+
+#[test]
+fn an_answer_may_end_its_delivery_and_its_endpoint() {
+    let succeeded = Some(Ok(()));
+    let failed = |reason| Some(Err(reason));
+    for (status, values, expected) in [
+        (500, &[][..], (None, false)),
+        (500, &["abort-message"], (failed(FailureReason::Aborted), false)),
+        (429, &["abort-message"], (failed(FailureReason::Aborted), false)),
+        (302, &["abort-message"], (failed(FailureReason::Aborted), false)),
+        (500, &["disable"], (failed(FailureReason::Gone), true)),
+        (
+            500,
+            &["abort-message, disable"],
+            (failed(FailureReason::Gone), true),
+        ),
+        (
+            500,
+            &["disable", "abort-message"],
+            (failed(FailureReason::Gone), true),
+        ),
+        (410, &[], (failed(FailureReason::Gone), true)),
+        (410, &["abort-message"], (failed(FailureReason::Gone), true)),
+        (200, &["abort-message"], (succeeded, false)),
+        (204, &["disable"], (succeeded, true)),
+        // In any case, with any white space; what is not known is passed over.
+        (500, &[" ABORT-Message "], (failed(FailureReason::Aborted), false)),
+        (500, &["pause,\tDISABLE"], (failed(FailureReason::Gone), true)),
+        (
+            500,
+            &["", "abort", "abort-message; now", "disabled"],
+            (None, false),
+        ),
+    ] {
+        assert_eq!(
+            judged(&answered_with(status, values)),
+            expected,
+            "{status} {values:?}"
+        );
+    }
+}
+
+#[test]
+fn a_header_counts_in_any_case_and_only_by_its_name() {
+    for (name, aborted) in [("Webhook-Delivery", true), ("x-webhook-delivery", false)] {
+        let mut attempt = answered_with(500, &["abort-message"]);
+        attempt.response.as_mut().unwrap().headers[0].name = name.into();
+        let expected = aborted.then_some(Err(FailureReason::Aborted));
+        assert_eq!(judged(&attempt), (expected, false), "{name}");
+    }
+}
+
+#[test]
+fn a_2xx_whose_body_never_ended_is_no_success_but_its_headers_count() {
+    let cut = |values| Attempt {
+        error: failed_attempt(1).error,
+        ..answered_with(200, values)
+    };
+    assert_eq!(judged(&cut(&[])), (None, false));
+    assert_eq!(
+        judged(&cut(&["abort-message"])),
+        (Some(Err(FailureReason::Aborted)), false)
+    );
+    assert_eq!(judged(&cut(&["disable"])), (Some(Err(FailureReason::Gone)), true));
 }
 
 #[test]

@@ -1,3 +1,5 @@
+mod secrets;
+
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -79,14 +81,14 @@ fn rotate(seed: u64, overlap: Duration) -> EndpointCommand {
     }
 }
 
-fn disable(reason: DisabledReason) -> EndpointCommand {
-    EndpointCommand::Disable(reason)
+fn revoke(seed: u64) -> EndpointCommand {
+    EndpointCommand::RevokeSecret {
+        secret_id: secret(seed, start()).id,
+    }
 }
 
-/// Which of the secrets made with seeds 1 to 20 are live, newest first.
-fn live_seeds(endpoint: &Endpoint, now: DateTime<Utc>) -> Vec<u64> {
-    let seed_of = |secret: &Secret| u64::from_be_bytes(secret.sealed.ciphertext.clone().try_into().unwrap());
-    endpoint.live_secrets(now).map(seed_of).collect()
+fn disable(reason: DisabledReason) -> EndpointCommand {
+    EndpointCommand::Disable(reason)
 }
 
 #[test]
@@ -108,6 +110,7 @@ fn creation_is_the_first_revision() {
         project_id,
         settings,
         disabled_reason: None,
+        enabled_at: None,
         secrets: vec![secret],
         created_at: start(),
         updated_at: start(),
@@ -268,75 +271,31 @@ fn disabling_keeps_the_reason_and_enabling_clears_it() {
 }
 
 #[test]
-fn a_rotated_secret_signs_until_its_overlap_ends() {
-    let (before, now) = given([]);
-    let change = decide(&before, rotate(2, 2 * HOUR), now).unwrap().unwrap();
-    let previous_expires_at = now + 2 * HOUR;
+fn it_is_known_when_an_endpoint_was_last_enabled() {
+    let disable = || disable(DisabledReason::Failing);
+    let switch = |path: &str, active| update_and_switch(path, Some(active), None);
+    let (a, b) = ("https://example.com/a", "https://example.com/b");
+    let enabled_at = |commands: Vec<EndpointCommand>| given(commands).0.enabled_at;
+    // The commands are an hour apart.
+    let hours = |hours: u32| Some(start() + HOUR * hours);
+    assert_eq!(enabled_at(vec![]), None);
+    assert_eq!(enabled_at(vec![disable()]), None);
+    assert_eq!(enabled_at(vec![disable(), EndpointCommand::Enable]), hours(2));
+    assert_eq!(enabled_at(vec![disable(), switch(a, true)]), hours(2));
+    assert_eq!(enabled_at(vec![switch(b, false), switch(a, true)]), hours(2));
+    // Later changes that do not enable it leave it.
     assert_eq!(
-        change,
-        EndpointChange::SecretRotated {
-            secret: secret(2, start()),
-            previous_expires_at
-        }
+        enabled_at(vec![
+            disable(),
+            EndpointCommand::Enable,
+            update(b, None),
+            disable()
+        ]),
+        hours(2)
     );
-    let after = evolve(before, &change, now);
-    assert_eq!(live_seeds(&after, now), [2, 1]);
-    assert_eq!(
-        live_seeds(&after, previous_expires_at - Duration::from_nanos(1)),
-        [2, 1]
-    );
-    assert_eq!(live_seeds(&after, previous_expires_at), [2]);
-    assert_eq!(after.secrets.len(), 2, "the retired one stays");
-}
-
-#[test]
-fn a_rotation_without_overlap_retires_the_previous_secret_at_once() {
-    let (endpoint, now) = given([rotate(2, Duration::ZERO)]);
-    assert_eq!(live_seeds(&endpoint, now - HOUR), [2]);
-}
-
-#[test]
-fn earlier_overlaps_end_when_they_were_said_to() {
-    // 2 is made at 1 h and replaced at 2 h, 3 at 3 h: 1 signs until 11 h, 2 until 4 h.
-    let (endpoint, now) = given([rotate(2, 10 * HOUR), rotate(3, 2 * HOUR)]);
-    assert_eq!(live_seeds(&endpoint, now), [3, 2, 1]);
-    assert_eq!(live_seeds(&endpoint, start() + 4 * HOUR), [3, 1]);
-    assert_eq!(live_seeds(&endpoint, start() + 11 * HOUR), [3]);
-}
-
-#[test]
-fn overlaps_are_bounded() {
-    let (endpoint, now) = given([]);
-    let longest = Duration::from_secs(limits::OVERLAP_SECONDS.into());
-    assert!(decide(&endpoint, rotate(2, longest), now).unwrap().is_some());
-    assert_eq!(
-        decide(&endpoint, rotate(2, longest + Duration::from_nanos(1)), now),
-        Err(Rejection::field("overlap_seconds", "must be 0 to 604800")),
-    );
-    assert!(decide(&endpoint, rotate(2, Duration::MAX), now).is_err());
-}
-
-#[test]
-fn live_secrets_are_bounded() {
-    let (endpoint, now) = given((2..=limits::LIVE_SECRETS as u64).map(|seed| rotate(seed, 100 * HOUR)));
-    assert_eq!(live_seeds(&endpoint, now).len(), limits::LIVE_SECRETS);
-    let expected = Rejection::Conflict {
-        resource: Resource::Endpoint,
-        id: endpoint.id.to_string(),
-        message: "has 10 live secrets; wait until one expires".into(),
-    };
-    assert_eq!(decide(&endpoint, rotate(20, HOUR), now), Err(expected));
-    // Without an overlap as many are live as before; and the oldest one ends at 101 h.
-    assert!(
-        decide(&endpoint, rotate(20, Duration::ZERO), now)
-            .unwrap()
-            .is_some()
-    );
-    assert!(
-        decide(&endpoint, rotate(20, HOUR), start() + 101 * HOUR)
-            .unwrap()
-            .is_some()
-    );
+    assert_eq!(enabled_at(vec![switch(b, true)]), None, "was active");
+    let twice = vec![disable(), EndpointCommand::Enable, disable(), switch(b, true)];
+    assert_eq!(enabled_at(twice), hours(4));
 }
 
 #[test]
@@ -355,6 +314,7 @@ fn a_deleted_endpoint_is_not_found() {
         disable(DisabledReason::Manual),
         EndpointCommand::Enable,
         rotate(2, Duration::MAX),
+        revoke(1),
         EndpointCommand::Delete,
     ] {
         assert_eq!(decide(&deleted, command, now), Err(expected.clone()));
@@ -367,6 +327,31 @@ fn the_default_schedule_stands_in_for_an_empty_one() {
     assert_eq!(settings.retry_schedule(), RetrySchedule::default());
     settings.retry_schedule_seconds = vec![1, 2];
     assert_eq!(settings.retry_schedule(), RetrySchedule::from_seconds(&[1, 2]));
+}
+
+/// A command, or the revocation of one of the secrets that there are.
+#[derive(Debug, Clone)]
+enum Step {
+    Command(EndpointCommand),
+    Revoke(prop::sample::Index),
+}
+
+impl Step {
+    fn command(self, endpoint: &Endpoint) -> EndpointCommand {
+        match self {
+            Self::Command(command) => command,
+            Self::Revoke(index) => EndpointCommand::RevokeSecret {
+                secret_id: index.get(&endpoint.secrets).id,
+            },
+        }
+    }
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => any_command().prop_map(Step::Command),
+        2 => any::<prop::sample::Index>().prop_map(Step::Revoke),
+    ]
 }
 
 fn any_command() -> impl Strategy<Value = EndpointCommand> {
@@ -389,13 +374,14 @@ fn any_command() -> impl Strategy<Value = EndpointCommand> {
 proptest! {
     #[test]
     fn any_history_keeps_the_invariants(
-        steps in proptest::collection::vec((any_command(), 0..30u32), 0..60),
+        steps in proptest::collection::vec((any_step(), 0..30u32), 0..60),
     ) {
         let mut endpoint = endpoint();
         let mut now = start();
-        for (command, hours) in steps {
+        for (step, hours) in steps {
             now += HOUR * hours;
             let before = endpoint.clone();
+            let command = step.command(&endpoint);
             let Ok(Some(change)) = decide(&endpoint, command.clone(), now) else { continue };
             prop_assert!(before.deleted_at.is_none());
             endpoint = evolve(endpoint, &change, now);
@@ -404,12 +390,22 @@ proptest! {
             prop_assert_eq!((endpoint.updated_at, endpoint.created_at), (now, start()));
             prop_assert_eq!((endpoint.id, &endpoint.project_id), (before.id, &before.project_id));
 
+            let is_enabled = endpoint.is_active() && !before.is_active();
+            prop_assert_eq!(endpoint.enabled_at, if is_enabled { Some(now) } else { before.enabled_at });
+
             prop_assert_eq!(endpoint.secrets[0].expires_at, None);
             prop_assert!(endpoint.secrets[1..].iter().all(|secret| secret.expires_at.is_some()));
             prop_assert!(endpoint.live_secrets(now).count() <= limits::LIVE_SECRETS);
             for secret in &before.secrets {
                 let kept = endpoint.secrets.iter().find(|kept| kept.sealed == secret.sealed);
-                prop_assert!(kept.is_some_and(|kept| secret.expires_at.is_none() || kept == secret));
+                let kept = kept.unwrap();
+                match &command {
+                    EndpointCommand::RevokeSecret { secret_id } if *secret_id == secret.id => {
+                        prop_assert_eq!(kept.expires_at, Some(now));
+                        prop_assert!(secret.is_live(now) && !kept.is_live(now));
+                    }
+                    _ => prop_assert!(secret.expires_at.is_none() || kept == secret),
+                }
             }
 
             let again = decide(&endpoint, command.clone(), now);
@@ -417,6 +413,7 @@ proptest! {
                 EndpointCommand::Delete => prop_assert!(matches!(again, Err(Rejection::NotFound { .. })), "{:?}", again),
                 EndpointCommand::Update { expected_revision: None, .. }
                 | EndpointCommand::Disable(_)
+                | EndpointCommand::RevokeSecret { .. }
                 | EndpointCommand::Enable => prop_assert_eq!(again, Ok(None)),
                 EndpointCommand::Update { .. } => prop_assert!(matches!(again, Err(Rejection::Conflict { .. })), "{:?}", again),
                 EndpointCommand::RotateSecret { .. } => {}

@@ -213,6 +213,7 @@ fn encode_reason(reason: FailureReason) -> stored::FailureReason {
         FailureReason::EndpointDeleted => stored::FailureReason::EndpointDeleted,
         FailureReason::Expired => stored::FailureReason::Expired,
         FailureReason::Cancelled => stored::FailureReason::Cancelled,
+        FailureReason::Aborted => stored::FailureReason::Aborted,
     }
 }
 
@@ -225,5 +226,6 @@ fn decode_reason(reason: stored::FailureReason) -> Option<FailureReason> {
         stored::FailureReason::EndpointDeleted => FailureReason::EndpointDeleted,
         stored::FailureReason::Expired => FailureReason::Expired,
         stored::FailureReason::Cancelled => FailureReason::Cancelled,
+        stored::FailureReason::Aborted => FailureReason::Aborted,
     })
 }

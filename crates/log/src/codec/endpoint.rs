@@ -54,6 +54,9 @@ pub fn encode_endpoint(
                 .unwrap_or_default(),
             previous_expires_at_us: previous_expires_at.timestamp_micros(),
         }),
+        EndpointChange::SecretRevoked { secret_id } => Change::SecretRevoked(stored::SecretRevoked {
+            secret_id: secret_id.to_string(),
+        }),
         EndpointChange::Deleted => Change::Deleted(stored::EndpointDeleted {}),
     };
     let message = stored::EndpointChanged {
@@ -145,6 +148,9 @@ fn decode_change(change: Change, endpoint: &Endpoint) -> Result<EndpointChange, 
                 )?,
             }
         }
+        Change::SecretRevoked(revoked) => EndpointChange::SecretRevoked {
+            secret_id: parse("change.secret_revoked.secret_id", &revoked.secret_id)?,
+        },
         Change::Deleted(_) => EndpointChange::Deleted,
     })
 }
@@ -174,6 +180,7 @@ fn encode_state(endpoint: &Endpoint) -> stored::EndpointState {
         updated_at_us: endpoint.updated_at.timestamp_micros(),
         revision: endpoint.revision,
         deleted_at_us: endpoint.deleted_at.map(|at| at.timestamp_micros()),
+        enabled_at_us: endpoint.enabled_at.map(|at| at.timestamp_micros()),
     }
 }
 
@@ -184,6 +191,10 @@ fn decode_state(state: stored::EndpointState) -> Result<Endpoint, CodecError> {
         disabled_reason: state
             .disabled_reason
             .map(|reason| enumerated("state.disabled_reason", reason, decode_disabled))
+            .transpose()?,
+        enabled_at: state
+            .enabled_at_us
+            .map(|micros| time("state.enabled_at_us", micros))
             .transpose()?,
         secrets: state
             .secrets

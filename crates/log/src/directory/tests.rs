@@ -6,6 +6,7 @@ use cuitty_webhooks_domain::ids::SecretId;
 use cuitty_webhooks_domain::seal::SealedSecret;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tokio::time::Instant;
 
 use super::*;
 use crate::testing::{NatsServer, SOON, eventually};
@@ -224,7 +225,11 @@ async fn a_directory_without_its_log_says_so_after_a_while_and_answers_on() {
     server.kill();
     let killed = Instant::now();
     eventually("the directory is not live", async || !directory.is_live()).await;
-    assert!(killed.elapsed() >= STALE_AFTER, "{:?}", killed.elapsed());
+    assert!(
+        killed.elapsed() >= Duration::from_secs(5),
+        "{:?}",
+        killed.elapsed()
+    );
     assert!(directory.get(first.id).is_some());
     server.restart().await;
     eventually("the directory is live", async || directory.is_live()).await;

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use super::planner::{Action, Answer, Planner, Request};
 use super::roster::{self, Written};
 use super::{Holdings, MembershipEvent};
+use crate::entries::KV_OPERATION;
 use crate::follow::{Followed, Follower};
 use crate::lease::{self, Lease, Leases};
 use crate::metrics::names;
@@ -23,8 +24,6 @@ use crate::{Log, LogError};
 
 /// What stands before a key in its subject.
 const KEYS: &str = "$KV.WEBHOOKS_DISPATCHERS.";
-/// The header that a message has when it does not set its key but deletes it.
-const KV_OPERATION: &str = "KV-Operation";
 
 /// What the dispatcher asks for.
 pub(super) enum Command {

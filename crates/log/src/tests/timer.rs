@@ -114,12 +114,8 @@ async fn a_cancelled_timer_does_not_fire_and_the_others_do() {
     .await;
 }
 
-/// A delivery once had a single timer; those that wait since then are read and fire as ever.
-#[tokio::test]
-async fn a_timer_without_an_attempt_in_its_subject_fires_too() {
-    let server = NatsServer::start().await;
-    let log = server.log().await;
-    let timer = due(&requested(1, 1), real_now() + Duration::from_millis(500));
+/// Arms a timer as it was when a delivery had a single one.
+async fn arm_unnumbered(log: &Log, timer: &Due) -> u64 {
     let delivery = &timer.delivery;
     let subject = Subject::Timer {
         delivery_id: delivery.delivery_id,
@@ -137,9 +133,18 @@ async fn a_timer_without_an_attempt_in_its_subject_fires_too() {
             (NATS_SCHEDULE, format!("@at {at}")),
             (NATS_SCHEDULE_TARGET, target.to_string()),
         ],
-        ..Outgoing::new(subject, codec::encode_due(&timer))
+        ..Outgoing::new(subject, codec::encode_due(timer))
     };
-    let sequence = log.append(message).await.unwrap().sequence;
+    log.append(message).await.unwrap().sequence
+}
+
+/// A delivery once had a single timer; those that wait since then are read and fire as ever.
+#[tokio::test]
+async fn a_timer_without_an_attempt_in_its_subject_fires_too() {
+    let server = NatsServer::start().await;
+    let log = server.log().await;
+    let timer = due(&requested(1, 1), real_now() + Duration::from_millis(500));
+    let sequence = arm_unnumbered(&log, &timer).await;
     assert_eq!(log.get(sequence).await.unwrap().unwrap().body, EventBody::Timer);
     let mut work = work_of(&log, 1).await;
     assert_eq!(next_event(&mut work).await, WorkEvent::Due(timer));
@@ -156,4 +161,35 @@ async fn a_timer_outlives_a_killed_server() {
     server.restart().await;
     let mut work = work_of(&log, 1).await;
     assert_eq!(next_event(&mut work).await, WorkEvent::Due(timer));
+}
+
+#[tokio::test]
+async fn all_timers_of_a_cancelled_delivery_are_removed_and_no_others() {
+    let server = NatsServer::start().await;
+    let log = server.log().await;
+    let soon = real_now() + Duration::from_millis(700);
+    let (second, other) = (due(&requested(1, 1), soon), due(&requested(2, 1), soon));
+    let third = Due {
+        attempt_number: 3,
+        ..second.clone()
+    };
+    for timer in [&second, &third, &other] {
+        log.arm_timer(timer).await.unwrap();
+    }
+    arm_unnumbered(&log, &second).await;
+    let (delivery_id, other_id) = (second.delivery.delivery_id, other.delivery.delivery_id);
+    for (attempt, waits) in [(1, false), (2, true), (3, true)] {
+        assert_eq!(log.has_timer(delivery_id, attempt).await, Ok(waits), "{attempt}");
+    }
+    log.cancel_timers(delivery_id).await.unwrap();
+    for attempt in [2, 3] {
+        assert_eq!(log.has_timer(delivery_id, attempt).await, Ok(false), "{attempt}");
+    }
+    assert_eq!(log.has_timer(other_id, 2).await, Ok(true));
+    // There are none any more, which is as good.
+    log.cancel_timers(delivery_id).await.unwrap();
+    let mut work = work_of(&log, 1).await;
+    assert_eq!(next_event(&mut work).await, WorkEvent::Due(other));
+    never_within(Duration::from_millis(300), "a removed timer fired", work.next()).await;
+    assert_eq!(log.has_timer(other_id, 2).await, Ok(false));
 }

@@ -3,17 +3,18 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 
 use crate::testing::NatsServer;
-use crate::topology::{CONTROL_STREAM, STREAM};
+use crate::topology::{CONTROL_STREAM, LANES_BUCKET, STREAM};
 use crate::work::durable_name;
 use crate::{Log, LogConfig, LogError, StreamState, Topology};
 
-const STREAMS: [&str; 6] = [
+const STREAMS: [&str; 7] = [
     "WEBHOOKS",
     "WEBHOOKS_CONTROL",
     "WEBHOOKS_INGEST",
     "KV_WEBHOOKS_IDEMPOTENCY",
     "KV_WEBHOOKS_DISPATCHERS",
     "KV_WEBHOOKS_LANES",
+    "KV_WEBHOOKS_CANCELLATIONS",
 ];
 
 fn states(topology: &Topology) -> Vec<(&str, &StreamState)> {
@@ -72,6 +73,30 @@ async fn a_changed_configuration_is_reported_and_applied() {
     );
     assert_eq!(log.ensure().await.unwrap().streams[0].state, StreamState::Updated);
     assert_eq!(log.check().await.unwrap().drifted().next(), None);
+}
+
+/// Buckets made by earlier versions are brought up to date, and keep what they hold.
+#[tokio::test]
+async fn a_lanes_bucket_that_keeps_fewer_values_is_changed() {
+    let server = NatsServer::start().await;
+    let log = server.log().await;
+    let stream = log.jetstream().get_stream("KV_WEBHOOKS_LANES").await.unwrap();
+    let before = async_nats::jetstream::stream::Config {
+        max_messages_per_subject: 1,
+        ..stream.cached_info().config.clone()
+    };
+    log.jetstream().update_stream(before).await.unwrap();
+    let bucket = log.bucket(LANES_BUCKET).await.unwrap();
+    bucket.put("floor.1", "{}".into()).await.unwrap();
+    let drifted = log.check().await.unwrap();
+    let difference = "max_msgs_per_subject is 1, 16 is wanted";
+    assert_eq!(
+        drifted.drifted().collect::<Vec<_>>(),
+        [("KV_WEBHOOKS_LANES", difference)]
+    );
+    assert_eq!(log.ensure().await.unwrap().streams[5].state, StreamState::Updated);
+    assert_eq!(states(&log.check().await.unwrap()), all(&StreamState::Unchanged));
+    assert_eq!(bucket.get("floor.1").await.unwrap(), Some("{}".into()));
 }
 
 #[tokio::test]

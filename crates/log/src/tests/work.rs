@@ -77,6 +77,26 @@ async fn work_comes_to_its_partition_in_order_and_stays_done() {
 }
 
 #[tokio::test]
+async fn work_is_settled_up_to_the_first_that_is_not_acknowledged() {
+    let server = NatsServer::start().await;
+    let log = server.log().await;
+    log.append_requested(&requests(3)).await.unwrap();
+    let settled = async || log.settled_through().await.unwrap();
+    assert_eq!(settled().await, [u64::MAX, u64::MAX, 0, u64::MAX]);
+    let mut work = log.work(2).await.unwrap();
+    let [first, second, third] = [
+        next(&mut work).await,
+        next(&mut work).await,
+        next(&mut work).await,
+    ];
+    first.acker.ack().await.unwrap();
+    third.acker.ack().await.unwrap();
+    eventually("the first is settled", async || settled().await[2] == 1).await;
+    second.acker.ack().await.unwrap();
+    eventually("all are", async || settled().await == [u64::MAX; 4]).await;
+}
+
+#[tokio::test]
 async fn work_without_a_word_comes_again_and_progress_holds_it() {
     let server = NatsServer::start().await;
     let log = server.log().await;

@@ -6,10 +6,15 @@ use std::time::Duration;
 use async_nats::jetstream::stream::{Compression, Config, DiscardPolicy, RetentionPolicy, StorageType};
 
 use super::{
-    CONTROL_STREAM, DISPATCHERS_BUCKET, IDEMPOTENCY_BUCKET, INGEST_STREAM, LANES_BUCKET, PARTITIONS_KEY,
-    STREAM,
+    CANCELLATIONS_BUCKET, CONTROL_STREAM, DISPATCHERS_BUCKET, IDEMPOTENCY_BUCKET, INGEST_STREAM,
+    LANES_BUCKET, PARTITIONS_KEY, STREAM,
 };
 use crate::config::LogConfig;
+
+/// Values that are kept of each lane, so that one can see how it came to be where it is.
+const LANE_HISTORY: i64 = 16;
+/// How long a cancellation is kept: longer than any delivery is attempted.
+pub(crate) const CANCELLATION_MAX_AGE: Duration = Duration::from_hours(48);
 
 /// Every stream as `config` wants it.
 pub(super) fn wanted(config: &LogConfig) -> Vec<Config> {
@@ -85,7 +90,11 @@ pub(super) fn wanted(config: &LogConfig) -> Vec<Config> {
         },
         bucket(IDEMPOTENCY_BUCKET, config.idempotency_ttl),
         bucket(DISPATCHERS_BUCKET, config.lease_ttl),
-        bucket(LANES_BUCKET, Duration::ZERO),
+        Config {
+            max_messages_per_subject: LANE_HISTORY,
+            ..bucket(LANES_BUCKET, Duration::ZERO)
+        },
+        bucket(CANCELLATIONS_BUCKET, CANCELLATION_MAX_AGE),
     ]
 }
 

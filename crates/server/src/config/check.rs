@@ -16,6 +16,11 @@ const MIN_LEASE_TTL: Duration = Duration::from_secs(3);
 /// Smallest `max_append_bytes`: room for a few messages with the largest payload.
 const MIN_APPEND_BYTES: u32 = 1 << 20;
 
+/// Longest `sweep_after`: what is forgotten is to be found while it matters.
+const MAX_SWEEP_AFTER: Duration = Duration::from_hours(1);
+/// Longest `disable_after`.
+const MAX_DISABLE_AFTER: Duration = Duration::from_hours(365 * 24);
+
 pub(super) fn check(config: &Config, settings: &Settings, roles: &[Role], problems: &mut Vec<Problem>) {
     let mut checks = Checks {
         config,
@@ -180,6 +185,21 @@ impl Checks<'_> {
             projector.linger <= Duration::from_secs(10),
             "projector.linger",
             "must be at most 10 s",
+        );
+        self.require(
+            !projector.sweep_interval.is_zero(),
+            "projector.sweep_interval",
+            "must be longer than 0",
+        );
+        self.require(
+            !projector.sweep_after.is_zero() && projector.sweep_after <= MAX_SWEEP_AFTER,
+            "projector.sweep_after",
+            "must be longer than 0, and at most 1 h",
+        );
+        self.require(
+            projector.disable_after <= MAX_DISABLE_AFTER,
+            "projector.disable_after",
+            "must be at most 365 days, 0 for never",
         );
     }
 

@@ -38,7 +38,7 @@ pub(super) struct Parts<'a> {
     pub(super) health: Arc<Health>,
     config: &'a Config,
     log: Log,
-    directory: Option<Directory>,
+    directory: Directory,
     history: History,
     clock: Clock,
     rng: Mutex<StdRng>,
@@ -62,14 +62,9 @@ impl<'a> Parts<'a> {
             );
         }
         let _ = health.log.set(log.clone());
-        let directory = if health.uses_directory() {
-            // Read until the roles have drained, so it follows the log until the hard end.
-            let directory = Directory::start(&log, shutdown.hard.clone()).await?;
-            let _ = health.directory.set(directory.clone());
-            Some(directory)
-        } else {
-            None
-        };
+        // Read until the roles have drained, so it follows the log until the hard end.
+        let directory = Directory::start(&log, shutdown.hard.clone()).await?;
+        let _ = health.directory.set(directory.clone());
         let Edge { clock, rng } = edge;
         let (history, rng) = (History::default(), Mutex::new(rng));
         Ok(Self {
@@ -120,8 +115,9 @@ impl<'a> Parts<'a> {
         if config.id.is_empty() {
             config.id = format!("projector-{:08x}", self.fork_rng().random::<u32>());
         }
-        let (log, clock, history, health) = (
+        let (log, directory, clock, history, health) = (
             self.log.clone(),
+            self.directory.clone(),
             self.clock,
             self.history.clone(),
             self.health.clone(),
@@ -131,7 +127,7 @@ impl<'a> Parts<'a> {
             let Some(store) = history.opened(&soft).await else {
                 return Ok(());
             };
-            let projector = Projector::build(config, log, store, clock);
+            let projector = Projector::build(config, log, directory, store, clock);
             let _ = health.projector.set(projector.status());
             projector.run(soft, hard).await;
             Ok(())
@@ -152,14 +148,13 @@ impl<'a> Parts<'a> {
     }
 
     fn delivering(&self) -> anyhow::Result<(Directory, KeyRing)> {
-        let directory = self.directory.clone().context("no endpoint directory")?;
         let keys = self
             .config
             .sealing
             .keys
             .as_ref()
             .context("sealing.keys is not set")?;
-        Ok((directory, keys.0.clone()))
+        Ok((self.directory.clone(), keys.0.clone()))
     }
 
     fn fork_rng(&self) -> StdRng {

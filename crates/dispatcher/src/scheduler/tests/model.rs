@@ -1,27 +1,125 @@
-//! A model of the scheduler that knows only what was told and what was commanded, and checks the rules.
+//! Random histories of a world.
 
+use std::time::Duration;
+
+use cuitty_webhooks_domain::ids::DeliveryId;
 use proptest::prelude::*;
 
 use super::super::*;
+use super::log::endpoint;
+use super::receiver::{Mood, Setup};
+use super::world::{Told, World};
 
-pub(super) const PARTITIONS: u16 = 3;
-pub(super) const ENDPOINTS: u8 = 7;
-pub(super) const INTERVAL: Duration = Duration::from_secs(2);
-
-pub(super) fn endpoint(number: u8) -> EndpointId {
-    format!("ep_{number:026}").parse().unwrap()
+/// Something that happens to a world.
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    Request {
+        endpoint: u8,
+        count: u8,
+        bytes: usize,
+        patience: Option<u64>,
+    },
+    Behave {
+        endpoint: u8,
+        mood: Mood,
+    },
+    Configure {
+        endpoint: u8,
+        max_in_flight: u32,
+        rate: Option<u32>,
+        active: bool,
+        probe: bool,
+    },
+    Cancel {
+        delivery: usize,
+    },
+    Wait {
+        millis: u64,
+    },
+    /// A dispatcher's loop does nothing for a while.
+    Stall {
+        dispatcher: usize,
+        millis: u64,
+    },
+    Crash {
+        dispatcher: usize,
+        millis: u64,
+    },
+    /// A dispatcher cannot renew its leases for a while.
+    Cut {
+        dispatcher: usize,
+        millis: u64,
+    },
+    /// The log is slow for a while.
+    Slow {
+        millis: u64,
+    },
+    /// A partition is to have another owner.
+    Move {
+        partition: u16,
+    },
+    Drain {
+        dispatcher: usize,
+    },
 }
 
-pub(super) fn key(delivery: u16) -> AttemptKey {
-    AttemptKey {
-        delivery_id: format!("dlv_{delivery:026}").parse().unwrap(),
-        number: 1,
-    }
+fn mood() -> impl Strategy<Value = Mood> {
+    prop_oneof![
+        3 => Just(Mood::Good),
+        2 => Just(Mood::Flaky),
+        1 => Just(Mood::Refusing),
+        2 => Just(Mood::Failing),
+        1 => Just(Mood::Throttling),
+        1 => Just(Mood::Hanging),
+    ]
 }
 
-pub(super) fn limits(max_in_flight: usize) -> Limits {
-    Limits {
+fn rate() -> impl Strategy<Value = Option<u32>> {
+    prop::option::weighted(0.3, 1..20u32)
+}
+
+/// Up to `most` endpoints, of which this share is ordered.
+fn setups(most: usize, ordered: f64) -> impl Strategy<Value = Vec<Setup>> {
+    let setup = (prop::bool::weighted(ordered), 1..4u32, rate(), mood());
+    let setup = setup.prop_map(|(ordered, max_in_flight, rate, mood)| Setup {
+        ordered,
         max_in_flight,
+        rate,
+        mood,
+    });
+    prop::collection::vec(setup, 1..=most)
+}
+
+/// Up to 100 steps, with so many faults among 40 of them.
+fn steps(faults: u32) -> impl Strategy<Value = Vec<Step>> {
+    let fault = prop_oneof![
+        (0..2usize, 1..9000u64).prop_map(|(dispatcher, millis)| Step::Stall { dispatcher, millis }),
+        (0..2usize, 1..9000u64).prop_map(|(dispatcher, millis)| Step::Crash { dispatcher, millis }),
+        (0..2usize, 1..9000u64).prop_map(|(dispatcher, millis)| Step::Cut { dispatcher, millis }),
+        (1..9000u64).prop_map(|millis| Step::Slow { millis }),
+        (0..2u16).prop_map(|partition| Step::Move { partition }),
+        (0..2usize).prop_map(|dispatcher| Step::Drain { dispatcher }),
+    ];
+    let step = prop_oneof![
+        14 => (any::<u8>(), 1..7u8, 1..1000usize, prop::option::weighted(0.1, 1000..60_000u64))
+            .prop_map(|(endpoint, count, bytes, patience)| Step::Request { endpoint, count, bytes, patience }),
+        4 => (any::<u8>(), mood()).prop_map(|(endpoint, mood)| Step::Behave { endpoint, mood }),
+        2 => (any::<u8>(), 1..4u32, rate(), prop::bool::weighted(0.8), any::<bool>()).prop_map(
+            |(endpoint, max_in_flight, rate, active, probe)| {
+                Step::Configure { endpoint, max_in_flight, rate, active, probe }
+            }
+        ),
+        2 => any::<usize>().prop_map(|delivery| Step::Cancel { delivery }),
+        10 => (1..2000u64).prop_map(|millis| Step::Wait { millis }),
+        3 => (2000..12_000u64).prop_map(|millis| Step::Wait { millis }),
+        faults => fault,
+    ];
+    prop::collection::vec(step, 0..100)
+}
+
+pub(super) fn limits() -> Limits {
+    Limits {
+        max_in_flight: 4,
         lane: Room {
             items: 4,
             bytes: 4000,
@@ -30,441 +128,156 @@ pub(super) fn limits(max_in_flight: usize) -> Limits {
             items: 10,
             bytes: 10_000,
         },
-        overflow_delay: Duration::from_secs(5),
-        progress_interval: INTERVAL,
-        remembered: 8,
+        window: Room {
+            items: 6,
+            bytes: 3000,
+        },
+        progress_interval: Duration::from_secs(2),
+        save_interval: Duration::from_secs(1),
+        remembered: 1000,
+        breaker: BreakerRules {
+            consecutive_failures: 3,
+            failure_ratio: 0.5,
+            min_attempts: 6,
+            window: Duration::from_secs(30),
+            max_probe_delay: Duration::from_secs(6),
+        },
     }
 }
 
-#[derive(Debug, Clone)]
-pub(super) enum Step {
-    Arrive {
-        endpoint: u8,
-        delivery: u16,
-        bytes: usize,
-    },
-    Finish {
-        index: usize,
-        settled: bool,
-    },
-    Lease {
-        partition: u16,
-        millis: u64,
-    },
-    Release {
-        partition: u16,
-    },
-    Lose {
-        partition: u16,
-    },
-    Cap {
-        endpoint: u8,
-        cap: u32,
-    },
-    Wait {
-        millis: u64,
-    },
-    /// The loop is late: time passes without the scheduler being woken.
-    Stall {
-        millis: u64,
-    },
-    Drain,
-}
-
-pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![
-        12 => (0..ENDPOINTS, 0..200u16, 1..1500usize)
-            .prop_map(|(endpoint, delivery, bytes)| Step::Arrive { endpoint, delivery: delivery * 8 + u16::from(endpoint), bytes }),
-        8 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(index, settled)| Step::Finish { index, settled }),
-        3 => (0..PARTITIONS, 1..6000u64).prop_map(|(partition, millis)| Step::Lease { partition, millis }),
-        1 => (0..PARTITIONS).prop_map(|partition| Step::Release { partition }),
-        1 => (0..PARTITIONS).prop_map(|partition| Step::Lose { partition }),
-        1 => (0..ENDPOINTS, 1..4u32).prop_map(|(endpoint, cap)| Step::Cap { endpoint, cap }),
-        3 => (1..3000u64).prop_map(|millis| Step::Wait { millis }),
-        1 => (1..3000u64).prop_map(|millis| Step::Stall { millis }),
-    ];
-    (
-        prop::collection::vec(step, 0..150),
-        prop::option::weighted(0.1, 0..150usize),
-    )
-        .prop_map(|(mut steps, drain)| {
-            if let Some(at) = drain {
-                steps.insert(at.min(steps.len()), Step::Drain);
-            }
-            steps
-        })
-}
-
-/// An item that was taken in.
-#[derive(Debug)]
-struct Taken {
-    endpoint: u8,
-    work: u64,
-    is_started: bool,
-    heard_of: Instant,
-}
-
-#[derive(Debug)]
-pub(super) struct Model {
-    pub(super) scheduler: Scheduler<u64>,
-    limits: Limits,
-    pub(super) now: Instant,
-    pub(super) works: u64,
-    /// Which attempt a work item is for.
-    pub(super) keys: HashMap<u64, AttemptKey>,
-    taken: HashMap<AttemptKey, Taken>,
-    /// By endpoint, in the order of arrival.
-    queues: BTreeMap<u8, VecDeque<AttemptKey>>,
-    pub(super) caps: [u32; ENDPOINTS as usize],
-    served: BTreeMap<u8, u64>,
-    starts: u64,
-    settled: Vec<AttemptKey>,
-    leased_until: HashMap<u16, Instant>,
-    /// Since when.
-    pub(super) releasing: BTreeMap<u16, Instant>,
-    pub(super) paused: BTreeSet<u16>,
-    is_draining: bool,
-    /// Whether time has passed that the scheduler has not been told of.
-    is_late: bool,
-}
-
-impl Model {
-    pub(super) fn new(max_in_flight: usize) -> Self {
-        let limits = limits(max_in_flight);
-        Self {
-            scheduler: Scheduler::new(limits),
-            limits,
-            now: Instant::now(),
-            works: 0,
-            keys: HashMap::new(),
-            taken: HashMap::new(),
-            queues: BTreeMap::new(),
-            caps: [2; ENDPOINTS as usize],
-            served: BTreeMap::new(),
-            starts: 0,
-            settled: Vec::new(),
-            leased_until: HashMap::new(),
-            releasing: BTreeMap::new(),
-            paused: BTreeSet::new(),
-            is_draining: false,
-            is_late: false,
-        }
-    }
-
-    fn partition(endpoint: u8) -> u16 {
-        u16::from(endpoint) % PARTITIONS
-    }
-
-    pub(super) fn in_flight(&self, endpoint: Option<u8>) -> usize {
-        let counts =
-            |taken: &&Taken| taken.is_started && endpoint.is_none_or(|endpoint| taken.endpoint == endpoint);
-        self.taken.values().filter(counts).count()
-    }
-
-    fn partition_in_flight(&self, partition: u16) -> usize {
-        self.taken
-            .values()
-            .filter(|taken| taken.is_started && Self::partition(taken.endpoint) == partition)
-            .count()
-    }
-
-    fn is_leased(&self, partition: u16) -> bool {
-        self.leased_until
-            .get(&partition)
-            .is_some_and(|&until| self.now < until)
-    }
-
-    /// When the lane would be served, were a slot free; `None` when it has nothing to start.
-    fn turn(&self, endpoint: u8) -> Option<(usize, u64)> {
-        let in_flight = self.in_flight(Some(endpoint));
-        let waits = self.queues.get(&endpoint).is_some_and(|queue| !queue.is_empty());
-        (waits
-            && in_flight < self.caps[endpoint as usize] as usize
-            && self.is_leased(Self::partition(endpoint)))
-        .then(|| (in_flight, self.served.get(&endpoint).copied().unwrap_or(0)))
+impl World {
+    fn pick(&self, endpoint: u8) -> u8 {
+        endpoint % self.receivers.len() as u8
     }
 
     pub(super) fn step(&mut self, step: &Step) {
-        if let Step::Lease { .. } | Step::Release { .. } | Step::Lose { .. } = step {
-            // What the time asked for comes first, so that what follows is this step's doing.
-            self.wait(Duration::ZERO);
-        }
         match *step {
-            Step::Arrive {
+            Step::Request {
                 endpoint,
-                delivery,
+                count,
                 bytes,
-            } => self.arrive(endpoint, key(delivery), bytes),
-            Step::Finish { index, settled } => {
-                let mut started: Vec<_> = self
-                    .taken
-                    .iter()
-                    .filter(|(_, taken)| taken.is_started)
-                    .map(|(&key, _)| key)
-                    .collect();
-                started.sort();
-                if !started.is_empty() {
-                    self.finish(started[index % started.len()], settled);
-                }
-            }
-            Step::Lease { partition, millis } => {
-                let until = self.now + Duration::from_millis(millis);
-                self.leased_until.insert(partition, until);
-                self.releasing.remove(&partition);
-                self.event(Event::Leased { partition, until });
-            }
-            Step::Release { partition } => {
-                self.leased_until.remove(&partition);
-                self.releasing.insert(partition, self.now);
-                self.event(Event::Releasing { partition });
-                assert!(!self.waits_in(partition), "what waited was given back");
-            }
-            Step::Lose { partition } => {
-                self.leased_until.remove(&partition);
-                self.releasing.remove(&partition);
-                for (_, queue) in self
-                    .queues
-                    .iter_mut()
-                    .filter(|(endpoint, _)| Self::partition(**endpoint) == partition)
-                {
-                    for key in queue.drain(..) {
-                        self.taken.remove(&key);
-                    }
-                }
-                self.event(Event::Lost { partition });
-            }
-            Step::Cap {
-                endpoint: number,
-                cap,
+                patience,
             } => {
-                if self.scheduler.has_lane(endpoint(number)) {
-                    self.caps[number as usize] = cap;
-                    self.event(Event::Capped {
-                        endpoint_id: endpoint(number),
-                        max_in_flight: cap,
-                    });
-                }
+                let endpoint = self.pick(endpoint);
+                let deadline = self.now + Duration::from_millis(patience.unwrap_or(24 * 3_600_000));
+                (0..count).for_each(|_| self.log.request(endpoint, bytes, deadline));
             }
-            Step::Wait { millis } => self.wait(Duration::from_millis(millis)),
-            Step::Stall { millis } => {
-                self.now += Duration::from_millis(millis);
-                self.taken
-                    .values_mut()
-                    .for_each(|taken| taken.heard_of = self.now);
-                self.is_late = true;
+            Step::Behave { endpoint, mood } => {
+                let endpoint = self.pick(endpoint);
+                self.receivers[usize::from(endpoint)].mood = mood;
             }
-            Step::Drain => {
-                self.is_draining = true;
-                self.event(Event::Drain);
-                assert_eq!(self.scheduler.stats().queued, Room::default());
+            Step::Configure {
+                endpoint,
+                max_in_flight,
+                rate,
+                active,
+                probe,
+            } => {
+                let numeral = self.pick(endpoint);
+                let settings = &mut self.receivers[usize::from(numeral)].settings;
+                (settings.max_in_flight, settings.rate, settings.active) = (max_in_flight, rate, active);
+                self.configured(numeral, probe);
             }
+            Step::Cancel { delivery } if !self.log.order.is_empty() => {
+                let delivery_id = self.log.order[delivery % self.log.order.len()];
+                self.cancel(delivery_id);
+            }
+            Step::Cancel { .. } => {}
+            Step::Wait { millis } => self.run(Duration::from_millis(millis)),
+            Step::Stall { dispatcher, millis } => {
+                self.dispatchers[dispatcher].stalled_until = self.now + Duration::from_millis(millis);
+            }
+            Step::Crash { dispatcher, millis } => self.crash(dispatcher, Duration::from_millis(millis)),
+            Step::Cut { dispatcher, millis } => {
+                self.dispatchers[dispatcher].cut_until = self.now + Duration::from_millis(millis);
+            }
+            Step::Slow { millis } => self.slow_until = self.now + Duration::from_millis(millis),
+            Step::Move { partition } => self.wanted[usize::from(partition)] ^= 1,
+            Step::Drain { dispatcher } => self.drain(dispatcher),
         }
-        self.check();
+        self.run(Duration::ZERO);
     }
 
-    fn arrive(&mut self, number: u8, key: AttemptKey, bytes: usize) {
-        self.works += 1;
-        let work = self.works;
-        self.keys.insert(work, key);
-        let is_known = self.taken.contains_key(&key);
-        let lane_is_new = !self.scheduler.has_lane(endpoint(number));
-        let item = Item {
-            key,
-            endpoint_id: endpoint(number),
-            partition: Self::partition(number),
-            bytes,
-            max_in_flight: self.caps[number as usize],
-            work: Arc::new(work),
-        };
-        self.is_late = false;
-        self.scheduler.handle_event(Event::Arrived(item), self.now);
-        let commands: Vec<_> = std::iter::from_fn(|| self.scheduler.next_command()).collect();
-        let is_returned = commands.iter().any(|command| match command {
-            Command::Park { work: parked, .. } | Command::Settle { work: parked } => **parked == work,
-            _ => false,
-        });
-        if !is_known && !is_returned {
-            assert!(
-                self.is_leased(Self::partition(number)) && !self.is_draining,
-                "taken without a lease"
-            );
-            if lane_is_new {
-                self.served.insert(number, self.starts);
-            }
-            self.queues.entry(number).or_default().push_back(key);
-            self.taken.insert(
-                key,
-                Taken {
-                    endpoint: number,
-                    work,
-                    is_started: false,
-                    heard_of: self.now,
-                },
+    pub(super) fn cancel(&mut self, delivery_id: DeliveryId) {
+        let delivery = self.log.deliveries.get_mut(&delivery_id).unwrap();
+        delivery.is_cancelled = true;
+        let endpoint_id = endpoint(delivery.endpoint);
+        for index in 0..self.dispatchers.len() {
+            self.tell(
+                index,
+                Told::Event(Event::Cancelled {
+                    endpoint_id,
+                    delivery_id,
+                }),
             );
         }
-        for command in commands {
-            self.obey(command);
-        }
     }
 
-    pub(super) fn finish(&mut self, key: AttemptKey, settled: bool) {
-        self.taken.remove(&key).unwrap();
-        if settled {
-            self.settled.push(key);
-        }
-        self.event(Event::Finished { key, settled });
-    }
-
-    fn event(&mut self, event: Event<u64>) {
-        self.is_late = false;
-        self.scheduler.handle_event(event, self.now);
-        self.obey_all();
-    }
-
-    /// Lets time pass, waking the scheduler whenever it asks for it.
-    pub(super) fn wait(&mut self, span: Duration) {
-        let end = self.now + span;
-        while let Some(wake) = self.scheduler.poll_timeout().filter(|&wake| wake <= end) {
-            self.now = self.now.max(wake);
-            self.scheduler.handle_timeout(self.now);
-            self.obey_all();
-            assert!(
-                self.scheduler.poll_timeout().is_none_or(|next| next > self.now),
-                "woken for nothing"
+    /// Tells everybody how an endpoint is configured.
+    pub(super) fn configured(&mut self, numeral: u8, probe: bool) {
+        for index in 0..self.dispatchers.len() {
+            let settings = self.receivers[usize::from(numeral)].settings.clone();
+            let endpoint_id = endpoint(numeral);
+            self.tell(
+                index,
+                Told::Event(Event::Changed {
+                    endpoint_id,
+                    settings,
+                    probe,
+                }),
             );
         }
-        self.now = end;
-        self.is_late = false;
     }
 
-    fn obey_all(&mut self) {
-        while let Some(command) = self.scheduler.next_command() {
-            self.obey(command);
+    /// Mends everything, and waits until everything is done.
+    pub(super) fn come_to_rest(&mut self) {
+        for numeral in 0..self.receivers.len() as u8 {
+            self.receivers[usize::from(numeral)].mood = Mood::Good;
+            self.receivers[usize::from(numeral)].settings.active = true;
+            self.configured(numeral, false);
         }
-    }
-
-    fn obey(&mut self, command: Command<u64>) {
-        match command {
-            Command::Start { key, work, .. } => {
-                let (number, started) = (self.taken[&key].endpoint, self.taken[&key].is_started);
-                assert!(!started && self.taken[&key].work == *work, "started twice");
-                let turn = self.turn(number).expect("lane may start");
-                for other in 0..ENDPOINTS {
-                    assert!(
-                        self.turn(other).is_none_or(|other| turn <= other),
-                        "{number} went before {other}"
-                    );
-                }
-                assert_eq!(
-                    self.queues.get_mut(&number).unwrap().pop_front(),
-                    Some(key),
-                    "out of order"
-                );
-                self.starts += 1;
-                self.served.insert(number, self.starts);
-                self.taken.get_mut(&key).unwrap().is_started = true;
-                assert!(self.in_flight(None) <= self.limits.max_in_flight);
-            }
-            Command::Park { work, delay } => {
-                let key = self.keys[&*work];
-                if self.taken.get(&key).is_some_and(|taken| taken.work == *work) {
-                    let taken = self.taken.remove(&key).unwrap();
-                    assert!(!taken.is_started);
-                    self.queues
-                        .get_mut(&taken.endpoint)
-                        .unwrap()
-                        .retain(|&waiting| waiting != key);
-                    assert_eq!(delay, HAND_OVER_DELAY);
-                }
-            }
-            Command::Settle { work } => assert!(self.settled.contains(&self.keys[&*work])),
-            Command::Progress { work } => {
-                let taken = self.taken.get_mut(&self.keys[&*work]).expect("held");
-                assert_eq!(taken.work, *work);
-                taken.heard_of = self.now;
-            }
-            Command::Pause { partition } => assert!(self.paused.insert(partition)),
-            Command::Resume { partition } => assert!(self.paused.remove(&partition)),
-            Command::HandOver { partition } => {
-                let since = self.releasing.remove(&partition).expect("asked for");
-                if self.now < since + HAND_OVER_PATIENCE {
-                    assert_eq!(self.partition_in_flight(partition), 0);
-                }
+        self.slow_until = self.now;
+        for this in &mut self.dispatchers {
+            (this.stalled_until, this.cut_until) =
+                (this.stalled_until.min(self.now), this.cut_until.min(self.now));
+        }
+        for _ in 0..120 {
+            self.run(Duration::from_secs(5));
+            if self.unfinished().is_none() {
+                return;
             }
         }
+        panic!("{}", self.unfinished().unwrap_or_default());
     }
+}
 
-    fn waits_in(&self, partition: u16) -> bool {
-        self.queues
-            .iter()
-            .any(|(&endpoint, queue)| Self::partition(endpoint) == partition && !queue.is_empty())
+fn keeps_the_rules(seed: u64, setups: &[Setup], steps: &[Step]) {
+    let mut world = World::new(seed, limits(), setups);
+    for step in steps {
+        world.step(step);
     }
+    world.come_to_rest();
+}
 
-    /// What holds after every step.
-    fn check(&self) {
-        if self.is_late {
-            return;
-        }
-        let stats = self.scheduler.stats();
-        let waiting = self.taken.values().filter(|taken| !taken.is_started).count();
-        assert_eq!(
-            (stats.in_flight, stats.queued.items),
-            (self.in_flight(None), waiting)
-        );
-        assert!(
-            self.limits.total.times(2).takes(stats.queued),
-            "{:?}",
-            stats.queued
-        );
-        for (endpoint, queue) in &self.queues {
-            assert!(queue.len() <= 2 * self.limits.lane.items, "lane {endpoint}");
-        }
-        if stats.in_flight < self.limits.max_in_flight {
-            let idle: Vec<_> = (0..ENDPOINTS)
-                .filter(|&endpoint| self.turn(endpoint).is_some())
-                .collect();
-            assert_eq!(idle, [] as [u8; 0], "a slot is free, these lanes wait");
-        }
-        for taken in self.taken.values() {
-            assert!(self.now - taken.heard_of <= INTERVAL, "held in silence");
-        }
-        for (&partition, &since) in &self.releasing {
-            assert_ne!(self.partition_in_flight(partition), 0, "could be handed over");
-            assert!(self.now < since + HAND_OVER_PATIENCE, "waited for too long");
-        }
-        for &partition in &self.paused {
-            assert!(self.waits_in(partition), "paused for nothing");
-        }
+// Whatever happens, no rule of `checks` is broken, and everything comes to its end once the faults stop.
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6000))]
+
+    #[test]
+    fn any_history_keeps_the_rules(seed: u64, setups in setups(5, 0.4), steps in steps(10)) {
+        keeps_the_rules(seed, &setups, &steps);
     }
+}
 
-    /// Renews every lease and ends every attempt until nothing is left.
-    pub(super) fn run_dry(&mut self) {
-        for partition in 0..PARTITIONS {
-            self.step(&Step::Lease {
-                partition,
-                millis: 3_600_000,
-            });
-        }
-        let bound = self.taken.len();
-        for _ in 0..bound {
-            let Some(key) = self
-                .taken
-                .iter()
-                .find(|(_, taken)| taken.is_started)
-                .map(|(&key, _)| key)
-            else {
-                break;
-            };
-            self.finish(key, true);
-            self.check();
-        }
-        assert!(self.taken.is_empty(), "left over: {:?}", self.taken);
-        let stats = self.scheduler.stats();
-        let expected = Stats {
-            duplicates: stats.duplicates,
-            ..Stats::default()
-        };
-        assert_eq!(stats, expected);
-        assert!(self.paused.is_empty());
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn any_history_of_ordered_endpoints_with_many_faults_keeps_the_rules(
+        seed: u64,
+        setups in setups(2, 1.0),
+        steps in steps(20),
+    ) {
+        keeps_the_rules(seed, &setups, &steps);
     }
 }

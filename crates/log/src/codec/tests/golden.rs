@@ -1,4 +1,4 @@
-//! The bytes of every kind as the first version stored them. They never change: what is in somebody's log must be
+//! The bytes of every kind as the first version that knew it stored them. They never change: what is in somebody's log must be
 //! readable for ever, and what is written must be readable by what runs beside it.
 
 use std::time::Duration;
@@ -142,6 +142,11 @@ pub(super) fn failed() -> DeliveryEvent {
     )
 }
 
+fn aborted() -> DeliveryEvent {
+    let reason = FailureReason::Aborted;
+    concluded(Some(attempt()), Conclusion::Failed { reason })
+}
+
 fn unmatched() -> DeliveryEvent {
     DeliveryEvent::Unmatched(Unmatched {
         message_id: "msg_01h455vb4pex5vsknk084sn02r".parse().unwrap(),
@@ -186,6 +191,7 @@ fn state() -> Endpoint {
             envelope: true,
         },
         disabled_reason: Some(DisabledReason::Manual),
+        enabled_at: None,
         secrets: vec![
             secret("sec_01h455vb4pex5vsknk084sn02r", None),
             secret("sec_01h455vb4pex5vsknk084sn02q", Some("2026-11-22T10:00:00Z")),
@@ -267,6 +273,33 @@ fn changes() -> [ChangeSample; 7] {
     ]
 }
 
+/// The changes, each with the state after it and what is stored.
+fn stored_changes() -> Vec<(
+    &'static str,
+    &'static [&'static str],
+    EndpointRecord,
+    &'static str,
+)> {
+    let record = |change, endpoint| EndpointRecord {
+        change,
+        actor: actor(),
+        endpoint,
+    };
+    let first =
+        changes().map(|(name, fields, change, golden)| (name, fields, record(change, state()), golden));
+    let secret_id = state().secrets[1].id;
+    let enabled = Endpoint {
+        disabled_reason: None,
+        enabled_at: Some(at("2026-11-21T09:30:00Z")),
+        deleted_at: None,
+        ..state()
+    };
+    let revoked = record(EndpointChange::SecretRevoked { secret_id }, enabled);
+    let golden = include_str!("../golden/endpoint_secret_revoked.hex");
+    let later = [("secret_revoked", &[][..], revoked, golden)];
+    first.into_iter().chain(later).collect()
+}
+
 fn actor() -> Actor {
     Actor {
         id: "key_01h455vb4pex5vsknk084sn02q".into(),
@@ -290,13 +323,14 @@ fn unhex(text: &str) -> Bytes {
         .collect()
 }
 
-fn events() -> [(DeliveryEvent, &'static str); 6] {
+fn events() -> [(DeliveryEvent, &'static str); 7] {
     [
         (requested(), include_str!("../golden/requested.hex")),
         (due(), include_str!("../golden/due.hex")),
         (attempted(), include_str!("../golden/attempted.hex")),
         (succeeded(), include_str!("../golden/succeeded.hex")),
         (failed(), include_str!("../golden/failed.hex")),
+        (aborted(), include_str!("../golden/failed_aborted.hex")),
         (unmatched(), include_str!("../golden/unmatched.hex")),
     ]
 }
@@ -312,14 +346,9 @@ fn every_kind_is_stored_and_read_as_ever() {
 
 #[test]
 fn every_change_is_stored_and_read_as_ever() {
-    for (name, fields, change, golden) in changes() {
-        let body = encode_endpoint(&change, fields, &state(), &actor());
+    for (name, fields, record, golden) in stored_changes() {
+        let body = encode_endpoint(&record.change, fields, &record.endpoint, &record.actor);
         assert_eq!(hex(&body), golden.trim(), "{name}");
-        let record = EndpointRecord {
-            change,
-            actor: actor(),
-            endpoint: state(),
-        };
         assert_eq!(decode_endpoint(unhex(golden)), Ok(record), "{name}");
     }
 }
@@ -335,12 +364,7 @@ fn fields_that_a_later_version_adds_are_passed_over() {
             kind.as_str()
         );
     }
-    for (name, _, change, golden) in changes() {
-        let record = EndpointRecord {
-            change,
-            actor: actor(),
-            endpoint: state(),
-        };
+    for (name, _, record, golden) in stored_changes() {
         assert_eq!(
             decode_endpoint(with_unknown_fields(&unhex(golden))),
             Ok(record),

@@ -1,0 +1,69 @@
+//! What another owner recorded of an endpoint's attempts, for work that comes again after it died.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cuitty_webhooks_domain::delivery::DeliveryRef;
+use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId};
+use cuitty_webhooks_log::{LastOutcome, Log, LogError};
+use tokio::time::Instant;
+
+/// How long what was read counts. What this dispatcher records meanwhile it remembers by itself; what the other one does,
+/// which had it in flight when it lost its lease, is a repetition that nobody can tell.
+const FRESH: Duration = Duration::from_secs(5);
+/// Endpoints that are remembered, before those are forgotten that are not fresh.
+const REMEMBERED: usize = 1024;
+
+/// Outcomes by endpoint, each read once for all the work of a takeover.
+#[derive(Default)]
+pub(crate) struct Past(Mutex<HashMap<EndpointId, Slot>>);
+
+/// Whoever comes first reads, the others wait for it.
+type Slot = Arc<tokio::sync::Mutex<Option<Read>>>;
+
+struct Read {
+    /// It holds every outcome after this sequence.
+    after: u64,
+    at: Instant,
+    outcomes: HashMap<DeliveryId, LastOutcome>,
+}
+
+impl Past {
+    /// Whether the log has an outcome of attempt `number`, of a later one, or of the delivery's end.
+    pub(super) async fn is_attempted(
+        &self,
+        log: &Log,
+        delivery: &DeliveryRef,
+        requested_sequence: u64,
+        number: u32,
+    ) -> Result<bool, LogError> {
+        let slot = self.slot(delivery.endpoint_id);
+        let mut read = slot.lock().await;
+        let now = Instant::now();
+        let is_good = |read: &Read| read.after <= requested_sequence && now < read.at + FRESH;
+        if !read.as_ref().is_some_and(is_good) {
+            // As far back as before, so that work that is read out of order does not make it start anew each time.
+            let after = read.as_ref().map_or(requested_sequence, |read| read.after.min(requested_sequence));
+            let outcomes = log
+                .outcomes_after(&delivery.project_id, delivery.endpoint_id, after)
+                .await?;
+            *read = Some(Read {
+                after,
+                at: now,
+                outcomes: outcomes.of,
+            });
+        }
+        let known = read.as_ref().and_then(|read| read.outcomes.get(&delivery.delivery_id));
+        Ok(known.is_some_and(|last| last.next_attempt_at.is_none() || last.attempts >= number))
+    }
+
+    fn slot(&self, endpoint_id: EndpointId) -> Slot {
+        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if slots.len() >= REMEMBERED {
+            // Those that are being read now stay.
+            slots.retain(|_, slot| slot.try_lock().map_or(true, |read| read.as_ref().is_some_and(|read| read.at.elapsed() < FRESH)));
+        }
+        slots.entry(endpoint_id).or_default().clone()
+    }
+}

@@ -1,0 +1,223 @@
+//! Finding deliveries that nothing will happen to any more, and making their next attempt due.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use cuitty_webhooks_domain::delivery::{DEFAULT_DEADLINE, Delivery, Due};
+use cuitty_webhooks_domain::endpoint::Endpoint;
+use cuitty_webhooks_domain::ids::DeliveryId;
+use cuitty_webhooks_history::Waiting;
+use tracing::warn;
+
+use crate::error::ProjectorError;
+use crate::metrics;
+use crate::upkeep::{PAGE, Upkeep};
+
+/// Pages looked through in one round for each thing that can be overdue.
+const MAX_PAGES: usize = 64;
+/// Deliveries past their deadline that are remembered. No further ones are made due until some of them have ended, so that
+/// dispatchers that stand still do not find their work doubled.
+const MAX_REMEMBERED: usize = 10_000;
+
+/// What one leader has swept.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep {
+    /// Deliveries past their deadline that were made due, so that it happens once.
+    made_due: HashSet<DeliveryId>,
+}
+
+impl Sweep {
+    /// Looks through what is overdue in a history that has reached `reached`.
+    pub(crate) async fn round(&mut self, upkeep: Upkeep<'_>, reached: u64) -> Result<(), ProjectorError> {
+        lost_timers(upkeep, reached).await?;
+        self.past_deadline(upkeep, reached).await
+    }
+
+    /// Deliveries that should have ended, and whose work is no dispatcher's any more: they end as expired when they are due.
+    async fn past_deadline(&mut self, upkeep: Upkeep<'_>, reached: u64) -> Result<(), ProjectorError> {
+        let mut found = Found::new(upkeep, Waiting::Start, DEFAULT_DEADLINE, reached);
+        let mut page = found.next().await?;
+        if page.is_empty() {
+            self.made_due.clear();
+            return Ok(());
+        }
+        let settled = upkeep.log.settled_through().await?;
+        let mut waiting = HashSet::new();
+        while !page.is_empty() {
+            for delivery in page {
+                let id = delivery.delivery.delivery_id;
+                let entry = upkeep.directory.get(delivery.delivery.endpoint_id);
+                let is_settled = entry.as_ref().is_some_and(|entry| {
+                    let through = settled.get(usize::from(entry.partition));
+                    through.is_some_and(|&through| delivery.requested_sequence <= through)
+                });
+                if self.made_due.contains(&id) {
+                    waiting.insert(id);
+                } else if is_settled && self.made_due.len() < MAX_REMEMBERED {
+                    let endpoint = entry.as_deref().map(|entry| &entry.endpoint);
+                    if make_due(upkeep, &delivery, endpoint, "deadline").await? {
+                        self.made_due.insert(id);
+                        waiting.insert(id);
+                    }
+                }
+            }
+            page = found.next().await?;
+        }
+        if found.is_complete {
+            self.made_due = waiting;
+        }
+        Ok(())
+    }
+}
+
+/// Deliveries whose retry timer should have fired.
+async fn lost_timers(upkeep: Upkeep<'_>, reached: u64) -> Result<(), ProjectorError> {
+    let mut found = Found::new(upkeep, Waiting::Timer, Duration::ZERO, reached);
+    loop {
+        let page = found.next().await?;
+        if page.is_empty() {
+            return Ok(());
+        }
+        for delivery in page {
+            let entry = upkeep.directory.get(delivery.delivery.endpoint_id);
+            let endpoint = entry.as_deref().map(|entry| &entry.endpoint);
+            make_due(upkeep, &delivery, endpoint, "timer").await?;
+        }
+    }
+}
+
+/// Whether that was to be done.
+async fn make_due(
+    upkeep: Upkeep<'_>,
+    delivery: &Delivery,
+    endpoint: Option<&Endpoint>,
+    overdue: &'static str,
+) -> Result<bool, ProjectorError> {
+    let Some(due) = due_now(delivery, endpoint, (upkeep.clock)()) else {
+        return Ok(false);
+    };
+    upkeep.log.arm_timer(&due).await?;
+    ::metrics::counter!(metrics::SWEPT, "overdue" => overdue).increment(1);
+    warn!(
+        delivery.id = %delivery.delivery.delivery_id,
+        endpoint.id = %delivery.delivery.endpoint_id,
+        attempt.number = due.attempt_number,
+        was_due_at = delivery.next_attempt_at.map(display),
+        overdue,
+        "a delivery was forgotten; its attempt is due now"
+    );
+    Ok(true)
+}
+
+/// The attempt that a delivery should have had. `None` when nobody could make it, the endpoint being unknown, or when no
+/// timer is needed for it: the retries of an ordered endpoint wait in its lane.
+fn due_now(delivery: &Delivery, endpoint: Option<&Endpoint>, now: DateTime<Utc>) -> Option<Due> {
+    if endpoint?.settings.ordered {
+        return None;
+    }
+    Some(Due {
+        delivery: delivery.delivery.clone(),
+        requested_sequence: delivery.requested_sequence,
+        attempt_number: delivery.attempt_count + 1,
+        due_at: now,
+    })
+}
+
+/// Pages of what is overdue, oldest first.
+struct Found<'a> {
+    upkeep: Upkeep<'a>,
+    waiting: Waiting,
+    before: DateTime<Utc>,
+    reached: u64,
+    last: Option<Delivery>,
+    pages: usize,
+    /// Whether the last page was given out.
+    is_complete: bool,
+}
+
+impl<'a> Found<'a> {
+    /// What should have happened `time` after the moment that it waits since.
+    fn new(upkeep: Upkeep<'a>, waiting: Waiting, time: Duration, reached: u64) -> Self {
+        Self {
+            upkeep,
+            waiting,
+            before: (upkeep.clock)() - time - upkeep.config.sweep_after,
+            reached,
+            last: None,
+            pages: 0,
+            is_complete: false,
+        }
+    }
+
+    /// The next page; empty at the end, and when enough has been looked through for one round.
+    async fn next(&mut self) -> Result<Vec<Delivery>, ProjectorError> {
+        if self.is_complete || self.pages == MAX_PAGES {
+            return Ok(Vec::new());
+        }
+        let (store, last) = (self.upkeep.store, self.last.as_ref());
+        let page = store
+            .pending(self.waiting, self.before, self.reached, last, PAGE)
+            .await?;
+        self.is_complete = page.len() < PAGE as usize;
+        self.pages += 1;
+        self.last = page.last().cloned();
+        Ok(page)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upkeep::tests::{at, endpoint};
+    use bytes::Bytes;
+    use cuitty_webhooks_domain::delivery::{DeliveryRef, Origin, Requested};
+
+    fn delivery(attempt_count: u32) -> Delivery {
+        let endpoint = endpoint();
+        let message_id = format!("msg_{:026}", 1).parse().unwrap();
+        let requested = Requested {
+            delivery: DeliveryRef {
+                delivery_id: DeliveryId::derive(message_id, endpoint.id),
+                message_id,
+                project_id: endpoint.project_id,
+                endpoint_id: endpoint.id,
+                event_type: "order.paid".parse().unwrap(),
+            },
+            content_type: "application/json".into(),
+            payload: Bytes::new(),
+            requested_at: at(0),
+            origin: Origin::Event,
+            replay_of: None,
+            traceparent: String::new(),
+            deadline: at(0) + DEFAULT_DEADLINE,
+        };
+        Delivery {
+            attempt_count,
+            ..Delivery::requested(&requested, 42)
+        }
+    }
+
+    #[test]
+    fn the_attempt_after_the_last_one_is_due_now() {
+        for (made, next) in [(0, 1), (1, 2), (7, 8)] {
+            let delivery = delivery(made);
+            let due = due_now(&delivery, Some(&endpoint()), at(600));
+            let expected = Due {
+                delivery: delivery.delivery,
+                requested_sequence: 42,
+                attempt_number: next,
+                due_at: at(600),
+            };
+            assert_eq!(due, Some(expected));
+        }
+    }
+
+    #[test]
+    fn what_waits_in_an_ordered_lane_or_cannot_be_attempted_is_left_alone() {
+        let mut ordered = endpoint();
+        ordered.settings.ordered = true;
+        assert_eq!(due_now(&delivery(1), Some(&ordered), at(600)), None);
+        assert_eq!(due_now(&delivery(1), None, at(600)), None);
+    }
+}

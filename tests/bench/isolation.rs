@@ -1,0 +1,170 @@
+//! Isolation: what healthy endpoints feel of many that hang, and what one dead endpoint costs with everything waiting for
+//! it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use cuitty_webhooks_proto::v1::CreateEndpointRequest;
+use harness::roles::ADMIN_KEY;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+
+use crate::generator::{Generator, event_type};
+use crate::options::Options;
+use crate::phase::{Load, run};
+use crate::sink::Sink;
+use crate::stack::Stack;
+use crate::{SETTLE, report};
+
+/// Endpoints that answer.
+const HEALTHY: u32 = 100;
+/// What the endpoints take that hang, and the one that is dead.
+const HANGING_TYPE: &str = "bench.hanging";
+const DEAD_TYPE: &str = "bench.dead";
+/// How long the endpoints hang before it is measured what that does: their lanes fill up.
+const FILL_UP: Duration = Duration::from_secs(5);
+/// Seconds between the retries, and the probes, of the dead endpoint.
+const RETRY_SECONDS: u32 = 1;
+const RETRIES: usize = 24;
+/// How long a backlog may take to settle, or to drain.
+const PATIENCE: Duration = Duration::from_mins(15);
+/// How often it is asked how far that is.
+const POLL: Duration = Duration::from_millis(20);
+
+/// What a dead endpoint costs.
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    /// Deliveries that wait for it.
+    pub(crate) waiting: u32,
+    /// The dispatcher's memory before, in bytes.
+    pub(crate) idle: u64,
+    /// With all of them waiting, in bytes.
+    pub(crate) memory: u64,
+    /// At most until then, in bytes.
+    pub(crate) peak: u64,
+    /// How many deliveries are timed once the endpoint has mended.
+    pub(crate) drained: u32,
+    /// From then until the first of them arrived.
+    pub(crate) first: Duration,
+    /// From then until the last of them did.
+    pub(crate) last: Duration,
+}
+
+/// Measures both and prints the tables.
+pub(crate) async fn measure(options: &Options, sink: &Sink, epoch: Instant) -> Result<()> {
+    println!(
+        "## Isolation: payloads of {} bytes, {} s each, {} processors\n",
+        options.payload,
+        options.duration,
+        std::thread::available_parallelism()?,
+    );
+    println!("{}", hanging(options, sink, epoch).await?);
+    println!("{}", report::dead(&dead(options, sink, epoch).await?));
+    Ok(())
+}
+
+async fn start(options: &Options, epoch: Instant) -> Result<(Stack, Arc<Generator>)> {
+    let stack = Stack::start(options.backend).await?;
+    let generator = Generator::connect(
+        &stack.url(),
+        ADMIN_KEY,
+        options.connections,
+        epoch,
+        HEALTHY,
+        options.payload,
+    )
+    .await?;
+    Ok((stack, generator))
+}
+
+async fn hanging(options: &Options, sink: &Sink, epoch: Instant) -> Result<String> {
+    let (stack, generator) = start(options, epoch).await?;
+    let healthy = (0..HEALTHY).map(|endpoint| CreateEndpointRequest {
+        url: sink.url(endpoint),
+        event_types: vec![event_type(endpoint)],
+        ..CreateEndpointRequest::default()
+    });
+    stack.create(healthy).await?;
+    let hanging = (0..options.hanging).map(|endpoint| CreateEndpointRequest {
+        url: sink.hanging_url(endpoint),
+        event_types: vec![HANGING_TYPE.into()],
+        ..CreateEndpointRequest::default()
+    });
+    stack.create(hanging).await?;
+    sleep(SETTLE).await;
+
+    let rate = options.healthy_rate;
+    let load = |name: String, duration| run(name, Load::Rate(rate), duration, &generator, sink, &stack, 1);
+    load("warm-up".into(), Duration::from_secs(2)).await?;
+    let alone = load(format!("{rate}/s alone"), options.duration()).await?;
+    let beside = {
+        let beside = async {
+            sleep(FILL_UP).await;
+            load(format!("{rate}/s beside them"), options.duration()).await
+        };
+        tokio::select! {
+            measured = beside => measured?,
+            refused = every_second(&generator) => match refused? {},
+        }
+    };
+    Ok(report::hanging(options.hanging, &alone, &beside))
+}
+
+/// One event per second to every endpoint that hangs.
+async fn every_second(generator: &Generator) -> Result<std::convert::Infallible> {
+    let mut seconds = interval(Duration::from_secs(1));
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    loop {
+        seconds.tick().await;
+        generator.publish(HANGING_TYPE).await?;
+    }
+}
+
+async fn dead(options: &Options, sink: &Sink, epoch: Instant) -> Result<Backlog> {
+    let (stack, generator) = start(options, epoch).await?;
+    let dead = CreateEndpointRequest {
+        url: sink.dead_url(),
+        event_types: vec![DEAD_TYPE.into()],
+        retry_schedule_seconds: vec![RETRY_SECONDS; RETRIES],
+        ..CreateEndpointRequest::default()
+    };
+    stack.create(std::iter::once(dead)).await?;
+    sleep(SETTLE).await;
+    let (idle, _) = stack.dispatcher_memory();
+
+    generator
+        .fill(DEAD_TYPE, options.waiting, options.in_flight)
+        .await?;
+    let deadline = Instant::now() + PATIENCE;
+    while stack.undone().await? > 0 {
+        if Instant::now() > deadline {
+            bail!("work for a dead endpoint stays unacknowledged");
+        }
+        sleep(POLL).await;
+    }
+    let (memory, peak) = stack.dispatcher_memory();
+
+    sink.reset();
+    sink.mend();
+    let mended = Instant::now();
+    let mut first = None;
+    while sink.distinct() < u64::from(options.drained) {
+        if mended.elapsed() > PATIENCE {
+            bail!("the backlog does not drain");
+        }
+        if sink.distinct() > 0 {
+            first.get_or_insert_with(|| mended.elapsed());
+        }
+        sleep(POLL).await;
+    }
+    let last = mended.elapsed();
+    Ok(Backlog {
+        waiting: options.waiting,
+        idle,
+        memory,
+        peak,
+        drained: options.drained,
+        first: first.unwrap_or(last),
+        last,
+    })
+}

@@ -1,0 +1,164 @@
+//! What became of every delivery, by two books: the outcomes in the log, and the requests at the receiver.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use cuitty_webhooks_domain::delivery::{Conclusion, DeliveryEvent};
+use cuitty_webhooks_log::EventBody;
+use tokio::time::Instant;
+
+use crate::local::CLOCK;
+use crate::log::stored;
+use crate::receiver::Receiver;
+
+/// How long a request of a process that was killed may take to arrive. Nobody else makes the attempt so soon: the lease of
+/// the killed one must expire first.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
+
+/// A point in time, by both clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// As the receiver notes arrivals.
+    pub at: Instant,
+    /// As nats-server notes what it stores.
+    pub wall: DateTime<Utc>,
+}
+
+impl Moment {
+    /// This one.
+    pub fn now() -> Self {
+        Self {
+            at: Instant::now(),
+            wall: CLOCK(),
+        }
+    }
+}
+
+/// One delivery.
+#[derive(Debug, Default)]
+pub struct Account {
+    /// Its outcomes, in the order of the log.
+    pub outcomes: Vec<Outcome>,
+    /// When the requests of each attempt arrived, by its number.
+    pub arrivals: BTreeMap<u32, Vec<Instant>>,
+}
+
+/// An outcome in the log.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Of the attempt; 0 when there was none.
+    pub number: u32,
+    /// What it came to.
+    pub conclusion: Conclusion,
+    /// When nats-server stored it.
+    pub stored_at: DateTime<Utc>,
+}
+
+/// Both books, by delivery id.
+#[derive(Debug)]
+pub struct Books(HashMap<String, Account>);
+
+/// An attempt that was under way at some moment, or that was made more than once.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AttemptRef {
+    /// Of which delivery.
+    pub delivery_id: String,
+    /// 1 for the first.
+    pub number: u32,
+}
+
+impl Books {
+    /// Reads the log at `log_url`, and what has arrived.
+    ///
+    /// # Panics
+    /// When something arrived that was never requested.
+    pub async fn read(log_url: &str, receiver: &Receiver) -> Self {
+        let mut accounts: HashMap<String, Account> = HashMap::new();
+        for event in stored(log_url).await {
+            match event.body {
+                EventBody::Event(DeliveryEvent::Requested(requested)) => {
+                    accounts.insert(requested.delivery.delivery_id.to_string(), Account::default());
+                }
+                EventBody::Event(DeliveryEvent::Concluded(concluded)) => {
+                    let account = accounts.get_mut(&concluded.delivery.delivery_id.to_string());
+                    account.expect("it was requested before").outcomes.push(Outcome {
+                        number: concluded.attempt.map_or(0, |attempt| attempt.number),
+                        conclusion: concluded.conclusion,
+                        stored_at: event.stored_at,
+                    });
+                }
+                _ => {}
+            }
+        }
+        for request in receiver.all_requests() {
+            let account = accounts.get_mut(request.header("x-cuitty-delivery-id"));
+            let number = request.header("x-cuitty-attempt").parse().expect("a number");
+            let arrivals = &mut account.expect("it is in the log").arrivals;
+            arrivals.entry(number).or_default().push(request.at);
+        }
+        Self(accounts)
+    }
+
+    /// How many deliveries there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Every delivery was made: each of its attempts, 1 to n, arrived and has one outcome, of which the last one, and no
+    /// other, is the success.
+    ///
+    /// # Panics
+    /// When that is not so.
+    pub fn check_delivered(&self) {
+        for (id, account) in &self.0 {
+            let attempts = 1..=account.outcomes.len() as u32;
+            let recorded = account.outcomes.iter().map(|outcome| outcome.number);
+            assert!(recorded.eq(attempts.clone()), "{id}: {account:?}");
+            let arrived = account.arrivals.keys().copied();
+            assert!(arrived.eq(attempts), "{id}: {account:?}");
+            let (last, before) = account.outcomes.split_last().expect("it has ended");
+            let failed = |outcome: &Outcome| matches!(outcome.conclusion, Conclusion::Retry { .. });
+            assert!(
+                last.conclusion == Conclusion::Succeeded && before.iter().all(failed),
+                "{id}: {account:?}"
+            );
+        }
+    }
+
+    /// The attempts that arrived more than once.
+    pub fn repeated(&self) -> Vec<AttemptRef> {
+        self.attempts(|_, arrivals| arrivals.len() > 1)
+    }
+
+    /// The attempts that had been begun at `moment`, when their dispatcher was killed, and whose outcome the log did not
+    /// have.
+    pub fn in_flight(&self, moment: Moment) -> Vec<AttemptRef> {
+        self.attempts(|outcome, arrivals| {
+            arrivals[0] <= moment.at + ON_ITS_WAY && outcome.stored_at > moment.wall
+        })
+    }
+
+    /// The attempts that have arrived and have an outcome, and of which `is_meant` holds, sorted.
+    fn attempts(&self, is_meant: impl Fn(&Outcome, &[Instant]) -> bool) -> Vec<AttemptRef> {
+        let mut meant = Vec::new();
+        for (id, account) in &self.0 {
+            for outcome in &account.outcomes {
+                let arrivals = account.arrivals.get(&outcome.number);
+                if arrivals.is_some_and(|arrivals| is_meant(outcome, arrivals)) {
+                    meant.push(AttemptRef {
+                        delivery_id: id.clone(),
+                        number: outcome.number,
+                    });
+                }
+            }
+        }
+        meant.sort();
+        meant
+    }
+}

@@ -157,7 +157,9 @@ mod tests {
         fn the_cursor_is_right(count in 1u64..40, order in proptest::collection::vec(any::<prop::sample::Index>(), 0..40)) {
             let mut backlog = Backlog::new(100);
             let mut open: Vec<u64> = (1..=count).map(|step| 100 + 3 * step).collect();
-            open.iter().for_each(|&sequence| assert!(backlog.read(sequence)));
+            for &sequence in &open {
+                prop_assert!(backlog.read(sequence));
+            }
             prop_assert!(!backlog.read_up_to(100 + 3 * count, false));
             for index in order {
                 if open.is_empty() {

@@ -184,7 +184,7 @@ mod tests {
     const DELAYS: [Duration; 3] = [
         Duration::from_secs(5),
         Duration::from_secs(30),
-        Duration::from_secs(120),
+        Duration::from_mins(2),
     ];
 
     fn rules() -> BreakerRules {
@@ -192,8 +192,8 @@ mod tests {
             consecutive_failures: 3,
             failure_ratio: 0.5,
             min_attempts: 10,
-            window: Duration::from_secs(60),
-            max_probe_delay: Duration::from_secs(60),
+            window: Duration::from_mins(1),
+            max_probe_delay: Duration::from_mins(1),
         }
     }
 
@@ -219,7 +219,7 @@ mod tests {
             assert_eq!(breaker.state(), BreakerState::HalfOpen { probe });
             breaker.failed(&DELAYS, now);
         }
-        now += Duration::from_secs(60);
+        now += Duration::from_mins(1);
         breaker.started();
         breaker.succeeded(now);
         assert_eq!(

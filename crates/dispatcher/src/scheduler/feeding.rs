@@ -122,7 +122,7 @@ impl<W> Scheduler<W> {
                         return self.look_at(endpoint_id, now);
                     }
                     Feed::Detaching { backlog, .. } | Feed::Detached { backlog } => {
-                        backlog.skip(item.sequence)
+                        backlog.skip(item.sequence);
                     }
                     _ => {}
                 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId};
-use cuitty_webhooks_domain::retry::Pressure;
 use tokio::time::Instant;
 
 use super::breaker::BreakerRules;
@@ -214,17 +213,6 @@ pub(crate) enum Sign {
     Failure,
     /// The endpoint asked for less, for at least so long.
     Throttle(Duration),
-}
-
-impl From<Pressure> for Sign {
-    fn from(pressure: Pressure) -> Self {
-        match pressure {
-            Pressure::Success => Self::Success,
-            Pressure::Refusal => Self::Refusal,
-            Pressure::Failure => Self::Failure,
-            Pressure::Throttle(least) => Self::Throttle(least),
-        }
-    }
 }
 
 /// What happened.

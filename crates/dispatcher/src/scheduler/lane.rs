@@ -226,7 +226,9 @@ impl<W> Lane<W> {
     pub(super) fn take_out(&mut self, takes: impl Fn(&Queued) -> bool) -> Vec<Queued> {
         let (out, rest): (Vec<_>, Vec<_>) = self.queue.drain(..).partition(takes);
         self.queue = rest.into();
-        out.iter().for_each(|queued| self.forget(queued.bytes));
+        for queued in &out {
+            self.forget(queued.bytes);
+        }
         out
     }
 

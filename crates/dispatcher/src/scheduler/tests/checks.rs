@@ -92,17 +92,11 @@ impl World {
         }
     }
 
-    /// What holds whenever a scheduler has nothing to say.
+    /// Looks at a scheduler that has nothing to say.
     pub(super) fn observe(&mut self, index: usize) {
         let this = &mut self.dispatchers[index];
         let Some(scheduler) = &this.scheduler else { return };
-        let stats = scheduler.stats();
         assert_eq!(scheduler.in_flight(), this.requests.len());
-        let waiting: usize = scheduler.lanes.values().map(|lane| lane.queued.items).sum();
-        assert_eq!(
-            (stats.queued.items, scheduler.held.len()),
-            (waiting, waiting + stats.in_flight)
-        );
         for (&endpoint_id, lane) in &scheduler.lanes {
             let shadow = this.shadows.get_mut(&number(endpoint_id)).unwrap();
             match lane.breaker.state() {
@@ -110,30 +104,60 @@ impl World {
                 BreakerState::Open { until, .. } => shadow.gate = Some(until),
                 BreakerState::HalfOpen { .. } => shadow.gate = shadow.gate.or(Some(self.now)),
             }
-            let is_closed = lane.breaker.is_closed();
-            assert!(
-                !is_closed || shadow.failures < self.limits.breaker.consecutive_failures,
-                "still closed"
-            );
-            let read = scheduler
-                .held
-                .values()
-                .filter(|held| held.endpoint_id == endpoint_id && !held.pulled);
-            let most = self.limits.window.items + self.limits.max_in_flight;
-            assert!(read.count() <= most, "too much is read ahead");
+            let must_open = shadow.failures >= self.limits.breaker.consecutive_failures;
+            assert!(!must_open || !lane.breaker.is_closed(), "still closed");
         }
-        let held = scheduler
+        if let Some(scheduler) = &self.dispatchers[index].scheduler {
+            self.check_bounds(scheduler);
+            self.check_attention(scheduler);
+        }
+    }
+
+    /// Not more is held than the limits say, and it is counted right.
+    fn check_bounds(&self, scheduler: &Scheduler<Work>) {
+        let Limits {
+            max_in_flight,
+            total,
+            window,
+            ..
+        } = self.limits;
+        let lanes = || scheduler.lanes.values();
+        let waiting: usize = lanes().map(|lane| lane.queued.items).sum();
+        let apart: usize = lanes().map(|lane| lane.apart.items).sum();
+        let pulled = scheduler
             .held
             .values()
-            .filter(|held| held.pulled && held.in_flight.is_none());
-        assert_eq!(held.count(), scheduler.pulled.items);
-        let apart: usize = scheduler.lanes.values().map(|lane| lane.apart.items).sum();
-        assert_eq!(apart, scheduler.apart.items);
-        // What is on its way when the pulling is paused, and what was in flight and waits again.
-        let most = self.limits.total.items + 1 + IN_TRANSIT + self.limits.max_in_flight;
-        assert!(scheduler.pulled.items + apart <= most, "too much is held");
-        if let Some(scheduler) = &self.dispatchers[index].scheduler {
-            self.check_attention(scheduler);
+            .filter(|held| held.pulled && held.in_flight.is_none())
+            .count();
+        assert_eq!(scheduler.held.len(), waiting + scheduler.in_flight());
+        assert_eq!(
+            (
+                scheduler.queued.items,
+                scheduler.pulled.items,
+                scheduler.apart.items
+            ),
+            (waiting, pulled, apart)
+        );
+
+        // What is on its way when the pulling is paused, and what was in flight and waits again, come on top.
+        assert!(
+            pulled + apart <= total.items + 1 + IN_TRANSIT + max_in_flight,
+            "too much is held"
+        );
+        let mut read: BTreeMap<EndpointId, usize> = BTreeMap::new();
+        for held in scheduler.held.values().filter(|held| !held.pulled) {
+            *read.entry(held.endpoint_id).or_default() += 1;
+        }
+        assert!(
+            read.values().all(|&read| read <= window.items + max_in_flight),
+            "too much is read ahead"
+        );
+        if scheduler.is_paused {
+            let bytes = scheduler.pulled.bytes + scheduler.apart.bytes;
+            assert!(
+                pulled + apart > total.items / 2 || bytes > total.bytes / 2,
+                "paused for nothing"
+            );
         }
     }
 

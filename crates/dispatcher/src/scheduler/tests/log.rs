@@ -227,7 +227,7 @@ impl Log {
                 outcomes_to,
             };
         }
-        let last = outcomes(0).last();
+        let last = outcomes(0).next_back();
         let mut cursor = 0;
         if let Some((_, key, next)) = last {
             cursor = self.deliveries[&key.delivery_id].sequence - u64::from(next.is_some());

@@ -12,7 +12,7 @@ pub(super) const RETRIES: [Duration; 3] = [
     Duration::from_secs(15),
 ];
 
-/// Chance, always the same for the same seed (SplitMix64).
+/// Chance, always the same for the same seed (`SplitMix64`).
 #[derive(Debug, Clone)]
 pub(super) struct Chance(pub(super) u64);
 

@@ -313,7 +313,9 @@ impl World {
     pub(super) fn tell(&mut self, dispatcher: usize, told: Told) {
         let this = &mut self.dispatchers[dispatcher];
         if this.scheduler.is_none() {
-        } else if self.now < this.stalled_until || !this.inbox.is_empty() {
+            return;
+        }
+        if self.now < this.stalled_until || !this.inbox.is_empty() {
             this.inbox.push_back(told);
         } else {
             self.handle(dispatcher, told);
@@ -323,14 +325,8 @@ impl World {
     /// Lets the consumers deliver what they can.
     fn pump(&mut self) {
         for number in 0..usize::from(PARTITIONS) {
-            let puller = |this: &&mut Dispatcher| {
-                matches!(this.holdings[number], Holding::Held(_)) && this.scheduler.is_some()
-            };
-            let Some(index) = self
-                .dispatchers
-                .iter_mut()
-                .position(|mut this| puller(&&mut this))
-            else {
+            let pulls = |this: &Dispatcher| matches!(this.holdings[number], Holding::Held(_));
+            let Some(index) = self.dispatchers.iter().position(pulls) else {
                 continue;
             };
             while !self.dispatchers[index].is_paused

@@ -53,7 +53,8 @@ pub struct LaneConfig {
     pub max_items: usize,
     /// Their payloads, in bytes.
     pub max_bytes: usize,
-    /// Deliveries that wait for all endpoints together; at least `max_items`. What is left of it bounds each lane.
+    /// Deliveries that wait for all endpoints together; at least `max_items`. Lanes share half of it, each holding at most
+    /// what the others leave free; the rest is for what waits to be acknowledged unread.
     pub total_items: usize,
     /// Their payloads, in bytes; at least `max_bytes`.
     pub total_bytes: usize,

@@ -193,7 +193,9 @@ impl Engine {
                 debug!(endpoint.id = %endpoint.id, reason = reason.as_str(), "looked at again: the directory may lag");
                 return Err(NotNow(SOON));
             }
-            return self.fail(&requested.delivery, requested_sequence, reason, now).await;
+            return self
+                .fail(&requested.delivery, requested_sequence, reason, now)
+                .await;
         }
         if !task.may_send {
             return Err(NotNow(SOON));

@@ -1,7 +1,7 @@
 //! The dispatcher's metrics.
 
-use cuitty_webhooks_domain::attempt::{Attempt, ErrorClass};
 use crate::scheduler::Stats;
+use cuitty_webhooks_domain::attempt::{Attempt, ErrorClass};
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
 /// Names of the metrics.
@@ -77,11 +77,7 @@ pub fn describe() {
         Unit::Count,
         "Whether pulling is paused because too much is held"
     );
-    describe_counter!(
-        names::SKIPPED,
-        Unit::Count,
-        "Work items left to detached lanes"
-    );
+    describe_counter!(names::SKIPPED, Unit::Count, "Work items left to detached lanes");
     describe_counter!(
         names::PARKED,
         Unit::Count,

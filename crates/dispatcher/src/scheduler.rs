@@ -39,7 +39,7 @@ pub(crate) use self::interface::{
     AttemptKey, Blocked, BreakerState, Command, Ended, Event, Health, Item, Known, LaneId, LaneSettings,
     LaneState, Limits, Recovered, Room, Sign, Stats,
 };
-use self::lane::{Lane, Place, Queued, Turn, Urgency};
+use self::lane::{Lane, Place, Queued, Turn};
 use self::partition::Partition;
 use self::recent::Recent;
 
@@ -464,19 +464,19 @@ impl<W> Scheduler<W> {
         }
     }
 
-    /// Stops pulling while too much is held that was pulled, until half of it is gone. Lanes that are full detach, so this
-    /// is for a log that is slow to store that they do. What lanes have read does not count: it is theirs to wait for, and
-    /// must not hold up what comes for others.
+    /// Stops pulling while too much is held that was pulled, until a quarter of the room is free again. Lanes detach long
+    /// before, so this is for a log that is slow to store that they do. What lanes have read does not count: it is theirs
+    /// to wait for, and must not hold up what comes for others.
     fn pause_or_resume(&mut self) {
-        let Room { items, bytes } = self.limits.total;
-        let (held, held_bytes) = (
-            self.pulled.items + self.apart.items,
-            self.pulled.bytes + self.apart.bytes,
-        );
-        if !self.is_paused && (held > items || held_bytes > bytes) {
+        let total = self.limits.total;
+        let held = Room {
+            items: self.pulled.items + self.apart.items,
+            bytes: self.pulled.bytes + self.apart.bytes,
+        };
+        if !self.is_paused && !total.takes(held) {
             self.is_paused = true;
             self.commands.push_back(Command::Pause);
-        } else if self.is_paused && held <= items / 2 && held_bytes <= bytes / 2 {
+        } else if self.is_paused && total.most().takes(held) {
             self.is_paused = false;
             self.commands.push_back(Command::Resume);
         }

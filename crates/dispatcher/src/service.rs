@@ -212,7 +212,8 @@ impl Service {
                 self.membership.released(partition);
             }
             MembershipEvent::Acquired { partition, .. } => {
-                self.tenures.insert(partition, CancellationToken::new().drop_guard());
+                self.tenures
+                    .insert(partition, CancellationToken::new().drop_guard());
                 self.lease(partition, now);
                 let (log, lanes) = (self.log.clone(), self.errands.lanes().clone());
                 let puller = Puller::start(log, lanes, partition, self.pulled.clone());
@@ -385,14 +386,24 @@ impl Service {
                 arrived,
                 verify,
                 may_send,
-            } => self.start(key, work, Task { arrived, verify, may_send }),
+            } => self.start(
+                key,
+                work,
+                Task {
+                    arrived,
+                    verify,
+                    may_send,
+                },
+            ),
             Command::Park { work, delay } => {
                 self.metrics.parked(ParkReason::Scheduler);
                 self.replies.park(work, delay);
             }
             Command::Settle { work } => self.replies.settle(work),
             Command::Progress { work } => self.replies.progress(work),
-            Command::Save { lane, state } => self.run_errand(lane, |errands, owner| errands.save(owner, state)),
+            Command::Save { lane, state } => {
+                self.run_errand(lane, |errands, owner| errands.save(owner, state))
+            }
             Command::Read { lane, from, room } => {
                 self.run_errand(lane, |errands, owner| errands.read(owner, from, room));
             }

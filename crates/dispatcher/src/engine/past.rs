@@ -44,7 +44,9 @@ impl Past {
         let is_good = |read: &Read| read.after <= requested_sequence && now < read.at + FRESH;
         if !read.as_ref().is_some_and(is_good) {
             // As far back as before, so that work that is read out of order does not make it start anew each time.
-            let after = read.as_ref().map_or(requested_sequence, |read| read.after.min(requested_sequence));
+            let after = read
+                .as_ref()
+                .map_or(requested_sequence, |read| read.after.min(requested_sequence));
             let outcomes = log
                 .outcomes_after(&delivery.project_id, delivery.endpoint_id, after)
                 .await?;
@@ -54,7 +56,9 @@ impl Past {
                 outcomes: outcomes.of,
             });
         }
-        let known = read.as_ref().and_then(|read| read.outcomes.get(&delivery.delivery_id));
+        let known = read
+            .as_ref()
+            .and_then(|read| read.outcomes.get(&delivery.delivery_id));
         Ok(known.is_some_and(|last| last.next_attempt_at.is_none() || last.attempts >= number))
     }
 
@@ -62,7 +66,11 @@ impl Past {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if slots.len() >= REMEMBERED {
             // Those that are being read now stay.
-            slots.retain(|_, slot| slot.try_lock().map_or(true, |read| read.as_ref().is_some_and(|read| read.at.elapsed() < FRESH)));
+            slots.retain(|_, slot| {
+                slot.try_lock().map_or(true, |read| {
+                    read.as_ref().is_some_and(|read| read.at.elapsed() < FRESH)
+                })
+            });
         }
         slots.entry(endpoint_id).or_default().clone()
     }

@@ -10,13 +10,15 @@ use tokio::time::Instant;
 
 use super::backlog::Backlog;
 use super::breaker::Permit;
-use super::interface::{AttemptKey, Command, Item, Known, LaneId, Recovered, Room};
+use super::interface::{AttemptKey, Command, Item, Known, LaneId, Limits, Recovered, Room};
 use super::lane::{Feed, Lane, Queued, Urgency};
 use super::partition::Partition;
 use super::{HAND_OVER_DELAY, Held, Scheduler, UNLEASED_DELAY};
 
 /// How long a lane waits before it reads again when a read failed, or found nothing although there is something.
 const READ_PAUSE: Duration = Duration::from_millis(500);
+/// Lanes of endpoints that have not shown that they answer may hold one in so many of what is free.
+const UNPROVEN_PART: usize = 8;
 
 impl<W> Lane<W> {
     pub(super) fn is_detached(&self) -> bool {
@@ -45,6 +47,26 @@ impl<W> Lane<W> {
         }
     }
 
+    /// What the lane may hold of what is pulled, `pulled` being what all lanes hold.
+    ///
+    /// All lanes share half of the total; the rest is for what waits to be acknowledged unread. Each may hold as much as the
+    /// others leave free: few lanes get much, many get little. Of an endpoint that has not shown lately that it answers it is
+    /// a part of that, or receivers that hang would fill what others need. One that answers may always hold one item, so
+    /// that lanes do not detach because all are busy.
+    fn room(&self, limits: &Limits, pulled: Room) -> Room {
+        let free = limits.total.part(2).minus(pulled);
+        let free = if self.is_proven() {
+            let least = usize::from(self.is_empty());
+            Room {
+                items: free.items.max(least),
+                ..free
+            }
+        } else {
+            free.part(UNPROVEN_PART)
+        };
+        limits.lane.min(free)
+    }
+
     /// Whether a pulled item can be held, `room` being what the lane may hold.
     fn takes(&self, bytes: usize, room: Room, now: Instant) -> bool {
         if self.breaker.is_closed() {
@@ -69,11 +91,8 @@ impl<W> Scheduler<W> {
             let state = state.take();
             lane.is_reading = true;
             let life = lane.life;
-            self.commands.push_back(Command::Recover {
-                lane: LaneId { endpoint_id, life },
-                ordered: lane.settings.ordered,
-                state,
-            });
+            let lane = LaneId { endpoint_id, life };
+            self.commands.push_back(Command::Recover { lane, state });
         }
     }
 
@@ -173,7 +192,7 @@ impl<W> Scheduler<W> {
             self.duplicates += 1;
             return;
         }
-        let room = self.limits.lane.min(self.limits.total.minus(self.pulled));
+        let room = lane.room(&self.limits, self.pulled);
         if !is_old && !lane.takes(item.bytes, room, now) {
             self.detach(endpoint_id, Some(item));
         } else {

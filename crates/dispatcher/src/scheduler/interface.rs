@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId};
+use cuitty_webhooks_domain::retry::Pressure;
 use tokio::time::Instant;
 
 use super::breaker::BreakerRules;
@@ -49,6 +50,22 @@ impl Room {
         }
     }
 
+    /// One in `parts`, rounded up.
+    pub(super) fn part(self, parts: usize) -> Self {
+        Self {
+            items: self.items.div_ceil(parts),
+            bytes: self.bytes.div_ceil(parts),
+        }
+    }
+
+    /// Three in four.
+    pub(super) fn most(self) -> Self {
+        Self {
+            items: self.items - self.items / 4,
+            bytes: self.bytes - self.bytes / 4,
+        }
+    }
+
     pub(super) fn plus(self, bytes: usize) -> Self {
         Self {
             items: self.items + 1,
@@ -61,10 +78,6 @@ impl Room {
             items: self.items.saturating_sub(other.items),
             bytes: self.bytes.saturating_sub(other.bytes),
         }
-    }
-
-    pub(super) fn is_used_up(self) -> bool {
-        self.items == 0 || self.bytes == 0
     }
 }
 
@@ -215,6 +228,17 @@ pub(crate) enum Sign {
     Throttle(Duration),
 }
 
+impl From<Pressure> for Sign {
+    fn from(pressure: Pressure) -> Self {
+        match pressure {
+            Pressure::Success => Self::Success,
+            Pressure::Refusal => Self::Refusal,
+            Pressure::Failure => Self::Failure,
+            Pressure::Throttle(least) => Self::Throttle(least),
+        }
+    }
+}
+
 /// What happened.
 #[derive(Debug)]
 pub(crate) enum Event<W> {
@@ -294,11 +318,7 @@ pub(crate) enum Command<W> {
     /// Tell the log that the pulled item is being worked on.
     Progress { work: Arc<W> },
     /// Find out what of an endpoint's work is done.
-    Recover {
-        lane: LaneId,
-        ordered: bool,
-        state: Option<LaneState>,
-    },
+    Recover { lane: LaneId, state: Option<LaneState> },
     /// Read the endpoint's work from this sequence on.
     Read { lane: LaneId, from: u64, room: Room },
     /// Save the lane, for its next owner and for everybody who asks how its endpoint is doing.

@@ -212,10 +212,6 @@ impl<W> Lane<W> {
         self.queue.insert(self.queue.len() - after, queued);
     }
 
-    pub(super) fn head(&self) -> Option<&Queued> {
-        self.queue.front()
-    }
-
     pub(super) fn pop(&mut self) -> Option<Queued> {
         let queued = self.queue.pop_front()?;
         self.forget(queued.bytes);
@@ -239,6 +235,11 @@ impl<W> Lane<W> {
     /// The places in the log of what waits.
     pub(super) fn waiting(&self) -> impl Iterator<Item = u64> {
         self.queue.iter().map(|queued| queued.sequence)
+    }
+
+    /// Whether its endpoint has shown lately that it answers well.
+    pub(super) fn is_proven(&self) -> bool {
+        self.window.is_proven()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -343,7 +344,6 @@ impl<W> Lane<W> {
             Sign::Success => {
                 self.breaker.succeeded(now);
                 self.window.succeeded(cap);
-                self.hold = None;
             }
             Sign::Refusal => self.breaker.failed(&self.settings.probe_delays, now),
             Sign::Failure => {

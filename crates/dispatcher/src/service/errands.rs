@@ -18,9 +18,7 @@ use tracing::{debug, warn};
 
 use super::item;
 use crate::engine::Work;
-use crate::scheduler::{
-    Blocked, BreakerState, Event, Health, Known, LaneId, LaneState, Recovered, Room,
-};
+use crate::scheduler::{Blocked, BreakerState, Event, Health, Known, LaneId, LaneState, Recovered, Room};
 
 /// Reads of backlogs at the same time.
 const READS: usize = 32;
@@ -72,7 +70,11 @@ impl Errands {
     /// Endpoints of a partition whose lanes are detached.
     pub(super) fn detached(&self, partition: u16) -> Vec<EndpointId> {
         let endpoint_of = |saved: Arc<cuitty_webhooks_log::SavedLane>| saved.record.endpoint_id;
-        self.lanes.detached(partition).into_iter().map(endpoint_of).collect()
+        self.lanes
+            .detached(partition)
+            .into_iter()
+            .map(endpoint_of)
+            .collect()
     }
 
     /// Saves `state`, however long the log is away.

@@ -155,7 +155,7 @@ impl World {
         if scheduler.is_paused {
             let bytes = scheduler.pulled.bytes + scheduler.apart.bytes;
             assert!(
-                pulled + apart > total.items / 2 || bytes > total.bytes / 2,
+                pulled + apart > total.items * 3 / 4 || bytes > total.bytes * 3 / 4,
                 "paused for nothing"
             );
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::*;
 use super::log::endpoint;
 use super::model::limits;
-use super::rig::Said::{End, HandOver, Park, Pause, Read, Recover, Resume, Save, Settle, Start};
+use super::rig::Said::{End, HandOver, Park, Pause, Read, Recover, Resume, Save, Settle, Start, Verify};
 use super::rig::{Rig, delivery, detached, ordered, settings};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -213,7 +213,10 @@ fn a_rate_is_kept() {
     };
     let mut rig = Rig::new(Limits {
         lane: room,
-        total: room,
+        total: Room {
+            items: 1000,
+            bytes: 1_000_000,
+        },
         ..limits()
     });
     let rate = Some(4);
@@ -335,6 +338,39 @@ fn nothing_starts_after_the_lease_has_run_out_until_it_is_renewed() {
 }
 
 #[test]
+fn nothing_is_acknowledged_unread_after_the_lease_has_run_out() {
+    let mut rig = Rig::new(limits());
+    rig.open(0, settings(), None);
+    rig.lease(5 * SECOND);
+    rig.pull(0, 1..=7);
+    rig.said();
+    assert_eq!(rig.wait(5 * SECOND).last(), None);
+    // Too late, perhaps, for the next owner to have seen it.
+    rig.saved(0);
+    assert_eq!(rig.said(), []);
+    rig.lease(5 * SECOND);
+    assert_eq!(rig.said(), [Save(true, 2)]);
+    rig.saved(0);
+    assert!(rig.said().contains(&Settle(7)));
+}
+
+#[test]
+fn what_a_lane_did_ahead_of_the_consumer_is_not_done_again() {
+    let mut rig = Rig::new(limits());
+    rig.open(0, ordered(), None);
+    rig.recovered(0, 5);
+    rig.saved(0);
+    rig.read(0, [], 8, true);
+    rig.saved(0);
+    rig.said();
+    rig.pull(0, 4..=9);
+    assert_eq!(rig.said(), [Verify(4), Settle(6), Settle(7), Settle(8)]);
+    rig.end(4, Sign::Silent);
+    rig.end(5, Sign::Silent);
+    assert_eq!(rig.said(), [Verify(5), Start(9, 1)]);
+}
+
+#[test]
 fn a_partition_that_was_lost_starts_anew() {
     let mut rig = Rig::new(limits());
     rig.open(0, settings(), None);
@@ -414,9 +450,43 @@ fn pulling_is_paused_by_what_was_pulled_and_not_by_what_was_read() {
     }
     assert!(!rig.said().contains(&Pause));
     rig.open(3, settings(), Some(detached(300)));
-    rig.pull(3, 301..=311);
+    rig.pull(3, 301..=365);
     assert_eq!(rig.said(), [Recover, Pause]);
     rig.recovered(3, 300);
     rig.saved(3);
     assert_eq!(rig.said().iter().filter(|&&said| said == Resume).count(), 1);
+}
+
+#[test]
+fn endpoints_that_do_not_answer_leave_room_for_those_that_do() {
+    let mut rig = Rig::new(Limits {
+        total: Room {
+            items: 32,
+            bytes: 32_000,
+        },
+        ..limits()
+    });
+    rig.open(0, settings(), None);
+    rig.pull(0, [1]);
+    rig.end(1, Sign::Success);
+    // The others never answer, and more keeps coming.
+    let others = 1..10;
+    others
+        .clone()
+        .for_each(|number| rig.open(number, settings(), None));
+    for turn in 1..10 {
+        for number in others.clone() {
+            rig.pull(number, [10 * turn + u64::from(number)]);
+            rig.saved(number);
+        }
+    }
+    let said = rig.said();
+    assert_eq!(rig.scheduler.stats().detached, 9, "{said:?}");
+    assert!(!said.contains(&Pause));
+    rig.pull(0, 101..=104);
+    assert_eq!(
+        rig.said(),
+        [Start(101, 1), Start(102, 1)],
+        "the slots that are left, and no detour for the rest"
+    );
 }

@@ -117,6 +117,11 @@ fn steps(faults: u32) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..100)
 }
 
+/// What all lanes may hold together: little, so that pulls are paused, or enough for each.
+fn total() -> impl Strategy<Value = usize> {
+    prop_oneof![4..12usize, 12..64usize]
+}
+
 pub(super) fn limits() -> Limits {
     Limits {
         max_in_flight: 4,
@@ -125,8 +130,8 @@ pub(super) fn limits() -> Limits {
             bytes: 4000,
         },
         total: Room {
-            items: 10,
-            bytes: 10_000,
+            items: 64,
+            bytes: 64_000,
         },
         window: Room {
             items: 6,
@@ -251,8 +256,12 @@ impl World {
     }
 }
 
-fn keeps_the_rules(seed: u64, setups: &[Setup], steps: &[Step]) {
-    let mut world = World::new(seed, limits(), setups);
+fn keeps_the_rules(seed: u64, items: usize, setups: &[Setup], steps: &[Step]) {
+    let total = Room {
+        items,
+        bytes: items * 1000,
+    };
+    let mut world = World::new(seed, Limits { total, ..limits() }, setups);
     for step in steps {
         world.step(step);
     }
@@ -264,8 +273,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(6000))]
 
     #[test]
-    fn any_history_keeps_the_rules(seed: u64, setups in setups(5, 0.4), steps in steps(10)) {
-        keeps_the_rules(seed, &setups, &steps);
+    fn any_history_keeps_the_rules(
+        seed: u64,
+        items in total(),
+        setups in setups(5, 0.4),
+        steps in steps(10),
+    ) {
+        keeps_the_rules(seed, items, &setups, &steps);
     }
 }
 
@@ -275,9 +289,10 @@ proptest! {
     #[test]
     fn any_history_of_ordered_endpoints_with_many_faults_keeps_the_rules(
         seed: u64,
+        items in total(),
         setups in setups(2, 1.0),
         steps in steps(20),
     ) {
-        keeps_the_rules(seed, &setups, &steps);
+        keeps_the_rules(seed, items, &setups, &steps);
     }
 }

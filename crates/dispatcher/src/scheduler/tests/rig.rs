@@ -12,6 +12,8 @@ use super::log::endpoint;
 pub(super) enum Said {
     /// An attempt of this number.
     Start(u64, u32),
+    /// An attempt, unless the log has its outcome.
+    Verify(u64),
     /// Something is ended without a request.
     End(u64),
     Settle(u64),
@@ -84,14 +86,14 @@ impl Rig {
         while let Some(command) = self.scheduler.next_command() {
             said.push(match command {
                 Command::Start {
-                    key, work, may_send, ..
-                } => {
-                    if may_send {
-                        Said::Start(*work, key.number)
-                    } else {
-                        Said::End(*work)
-                    }
-                }
+                    work,
+                    may_send: false,
+                    ..
+                } => Said::End(*work),
+                Command::Start {
+                    work, verify: true, ..
+                } => Said::Verify(*work),
+                Command::Start { key, work, .. } => Said::Start(*work, key.number),
                 Command::Settle { work } => Said::Settle(*work),
                 Command::Park { work, .. } => Said::Park(*work),
                 Command::Progress { .. } => continue,

@@ -18,8 +18,9 @@ use crate::{SETTLE, report};
 
 /// Endpoints that answer.
 const HEALTHY: u32 = 100;
-/// What the endpoints take that hang, and the one that is dead.
-const HANGING_TYPE: &str = "bench.hanging";
+/// The endpoints that hang get their events in so many groups, one after the other.
+const GROUPS: u32 = 50;
+/// What the endpoint takes that is dead.
 const DEAD_TYPE: &str = "bench.dead";
 /// How long the endpoints hang before it is measured what that does: their lanes fill up.
 const FILL_UP: Duration = Duration::from_secs(5);
@@ -87,7 +88,7 @@ async fn hanging(options: &Options, sink: &Sink, epoch: Instant) -> Result<Strin
     stack.create(healthy).await?;
     let hanging = (0..options.hanging).map(|endpoint| CreateEndpointRequest {
         url: sink.hanging_url(endpoint),
-        event_types: vec![HANGING_TYPE.into()],
+        event_types: vec![hanging_type(endpoint)],
         ..CreateEndpointRequest::default()
     });
     stack.create(hanging).await?;
@@ -110,14 +111,19 @@ async fn hanging(options: &Options, sink: &Sink, epoch: Instant) -> Result<Strin
     Ok(report::hanging(options.hanging, &alone, &beside))
 }
 
-/// One event per second to every endpoint that hangs.
+fn hanging_type(endpoint: u32) -> String {
+    format!("bench.hanging.g{}", endpoint % GROUPS)
+}
+
+/// One event per second to every endpoint that hangs, evenly over the second.
 async fn every_second(generator: &Generator) -> Result<std::convert::Infallible> {
-    let mut seconds = interval(Duration::from_secs(1));
-    seconds.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    loop {
-        seconds.tick().await;
-        generator.publish(HANGING_TYPE).await?;
+    let mut turns = interval(Duration::from_secs(1) / GROUPS);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    for group in (0..GROUPS).cycle() {
+        turns.tick().await;
+        generator.publish(&hanging_type(group)).await?;
     }
+    unreachable!("a cycle does not end")
 }
 
 async fn dead(options: &Options, sink: &Sink, epoch: Instant) -> Result<Backlog> {

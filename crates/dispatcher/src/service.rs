@@ -402,7 +402,7 @@ impl Service {
             Command::Settle { work } => self.replies.settle(work),
             Command::Progress { work } => self.replies.progress(work),
             Command::Save { lane, state } => {
-                self.run_errand(lane, |errands, owner| errands.save(owner, state))
+                self.run_errand(lane, |errands, owner| errands.save(owner, state));
             }
             Command::Read { lane, from, room } => {
                 self.run_errand(lane, |errands, owner| errands.read(owner, from, room));

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use crate::TAKEOVER;
 
 const ENDPOINTS: usize = 16;
-/// Attempts at the same time per endpoint.
-const CAP: usize = 4;
+/// Attempts at the same time per endpoint: what one gets that has shown nothing yet.
+const CAP: usize = 2;
 const EVENTS: usize = 20;
 /// How long the receiver keeps the first requests of each endpoint waiting: past the kill.
 const HELD: Duration = Duration::from_secs(10);

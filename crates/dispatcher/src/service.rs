@@ -407,7 +407,7 @@ impl Service {
             Command::Read { lane, from, room } => {
                 self.run_errand(lane, |errands, owner| errands.read(owner, from, room));
             }
-            Command::Recover { lane, state, .. } => {
+            Command::Recover { lane, state } => {
                 self.run_errand(lane, |errands, owner| errands.recover(owner, state));
             }
             Command::Pause => self.pullers.values().for_each(|puller| puller.set_paused(true)),
@@ -497,7 +497,7 @@ fn item(work: Arc<Work>, times: Times) -> Option<Item<Work>> {
             due.due_at + DEFAULT_DEADLINE,
         ),
         WorkEvent::Unreadable(error) => {
-            error!(log.seq = work.sequence, %error, "work item in a backlog cannot be read by this version and is passed over");
+            error!(log.seq = work.sequence, %error, "work item in a backlog cannot be read by this version: its endpoint's lane waits for one that can");
             return None;
         }
     };

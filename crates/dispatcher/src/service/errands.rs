@@ -116,14 +116,21 @@ impl Errands {
         match read {
             Ok(read) => {
                 let times = self.times();
-                let items = read.items.into_iter().filter_map(|(sequence, event)| {
-                    item(Arc::new(Work::read(partition, sequence, event)), times)
-                });
+                let (mut end, mut at_tail) = (read.end, read.at_tail);
+                let mut items = Vec::with_capacity(read.items.len());
+                for (sequence, event) in read.items {
+                    let Some(item) = item(Arc::new(Work::read(partition, sequence, event)), times) else {
+                        // What lies behind it waits too, or it would be taken for done.
+                        (end, at_tail) = (sequence - 1, false);
+                        break;
+                    };
+                    items.push(item);
+                }
                 Event::Read {
                     lane,
-                    items: items.collect(),
-                    end: read.end,
-                    at_tail: read.at_tail,
+                    items,
+                    end,
+                    at_tail,
                 }
             }
             Err(error) => {

@@ -190,7 +190,7 @@ impl World {
     /// A read or a recovery reaches the log.
     pub(super) fn serve(&mut self, to: Run, command: Command<Work>) {
         let event = match command {
-            Command::Recover { lane, state, .. } => Event::Recovered {
+            Command::Recover { lane, state } => Event::Recovered {
                 lane,
                 recovered: self.log.recover(number(lane.endpoint_id), state),
             },

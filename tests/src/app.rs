@@ -256,7 +256,7 @@ impl TestApp {
     async fn try_delivery(&self, id: &str) -> Result<DeliveryDetail, Status> {
         let request = GetDeliveryRequest {
             delivery_id: id.to_owned(),
-            min_log_sequence: 0,
+            ..Default::default()
         };
         Ok(self.deliveries().get_delivery(request).await?.into_inner())
     }

@@ -12,6 +12,7 @@
 //! | [`nats`] | a real nats-server that can be killed and restarted on its port and store |
 //! | [`postgres`] | a real PostgreSQL cluster per test process, a database per test |
 //! | [`receiver`] | a webhook receiver that follows a script and captures what arrives |
+//! | [`reference`] | other implementations of what is signed here, to verify it |
 //! | [`dns`] | a DNS server that follows a script |
 //! | [`grpc`], [`rest`] | plain clients, and what a program can tell of a refusal |
 //! | [`process`] | child processes that never outlive the run |
@@ -36,6 +37,7 @@ pub mod postgres;
 pub mod process;
 pub mod procfs;
 pub mod receiver;
+pub mod reference;
 pub mod rest;
 pub mod roles;
 pub mod traffic;

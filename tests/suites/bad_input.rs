@@ -190,7 +190,7 @@ async fn pages_and_ids() {
     }
     let delivery = |id: &str| GetDeliveryRequest {
         delivery_id: id.into(),
-        min_log_sequence: 0,
+        ..Default::default()
     };
     for id in ["", "dlv_", "ep_01h455vb4pex5vsknk084sn02q"] {
         assert_eq!(

@@ -319,7 +319,7 @@ async fn lists_come_in_pages_newest_first() {
 }
 
 /// The bytes of every message of both streams.
-async fn stored_messages(app: &TestApp) -> Vec<Vec<u8>> {
+pub(crate) async fn stored_messages(app: &TestApp) -> Vec<Vec<u8>> {
     let context = jetstream::new(async_nats::connect(app.nats.url()).await.unwrap());
     let mut messages = Vec::new();
     for name in ["WEBHOOKS", "WEBHOOKS_CONTROL"] {
@@ -353,7 +353,7 @@ async fn a_secret_is_shown_once_and_never_again_or_elsewhere() {
     let rotate = RotateSecretRequest {
         endpoint_id: endpoint_id.clone(),
         overlap_seconds: None,
-        signing_secret: String::new(),
+        ..Default::default()
     };
     let rotated = app.endpoints().rotate_secret(rotate).await.unwrap().into_inner();
     app.deliver("order.paid", &json!({})).await;

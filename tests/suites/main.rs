@@ -16,6 +16,7 @@ mod egress;
 mod endpoints;
 mod failures;
 mod history;
+mod keys;
 mod lanes;
 mod outage;
 mod projection;

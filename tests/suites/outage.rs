@@ -35,6 +35,7 @@ async fn reads_are_refused(app: &TestApp, accepted: &DeliverResponse) {
         let get = GetDeliveryRequest {
             delivery_id: accepted.deliveries[0].id.clone(),
             min_log_sequence,
+            ..Default::default()
         };
         let list = ListDeliveriesRequest {
             project_id: PROJECT.into(),

@@ -19,7 +19,7 @@ async fn rotate(app: &TestApp, endpoint_id: &str) -> RotateSecretResponse {
     let request = RotateSecretRequest {
         endpoint_id: endpoint_id.to_owned(),
         overlap_seconds: Some(3600),
-        signing_secret: String::new(),
+        ..Default::default()
     };
     app.endpoints().rotate_secret(request).await.unwrap().into_inner()
 }

@@ -6,6 +6,7 @@ mod endpoints;
 mod history;
 mod host;
 mod input;
+mod signatures;
 mod status;
 mod watch;
 

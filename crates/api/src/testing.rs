@@ -48,6 +48,7 @@ pub(crate) fn endpoint(seed: u64) -> Endpoint {
         sealing_key_id: "k1".into(),
         nonce: [0; 24],
         ciphertext: vec![1],
+        public_key: None,
     };
     let secret = Secret {
         id: SecretId::new(now(), &mut rng),

@@ -164,10 +164,32 @@ impl Client {
         delivery_id: &str,
         min_log_sequence: u64,
     ) -> Result<v1::DeliveryDetail, ClientError> {
-        let request = v1::GetDeliveryRequest {
+        self.read_delivery(v1::GetDeliveryRequest {
             delivery_id: delivery_id.into(),
             min_log_sequence,
-        };
+            verify: false,
+        })
+        .await
+    }
+
+    /// Like [`Self::get_delivery`], with a check of every signature that an attempt carried.
+    pub async fn verify_delivery(
+        &self,
+        delivery_id: &str,
+        min_log_sequence: u64,
+    ) -> Result<v1::DeliveryDetail, ClientError> {
+        self.read_delivery(v1::GetDeliveryRequest {
+            delivery_id: delivery_id.into(),
+            min_log_sequence,
+            verify: true,
+        })
+        .await
+    }
+
+    async fn read_delivery(
+        &self,
+        request: v1::GetDeliveryRequest,
+    ) -> Result<v1::DeliveryDetail, ClientError> {
         Ok(self
             .deliveries
             .clone()

@@ -24,7 +24,10 @@
 mod client;
 mod error;
 
-pub use cuitty_webhooks_domain::signing::{InvalidSecret, SignedHeaders, SigningSecret, VerifyError, verify};
+pub use cuitty_webhooks_domain::signing::{
+    InvalidPublicKey, InvalidSecret, PublicKey, SignatureScheme, SignedHeaders, SigningSecret,
+    VerificationKey, VerifyError, verify,
+};
 pub use cuitty_webhooks_proto::v1;
 
 pub use crate::client::{Client, Watch};

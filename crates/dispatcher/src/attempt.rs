@@ -6,10 +6,11 @@ use std::time::Duration;
 use ::http::HeaderMap;
 use ::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::attempt::{Attempt, AttemptError, AttemptRequest, Header, Timing};
 use cuitty_webhooks_domain::delivery::{FailureReason, Requested};
 use cuitty_webhooks_domain::endpoint::Endpoint;
+use cuitty_webhooks_domain::envelope::envelope;
 use cuitty_webhooks_domain::ids::SecretId;
 use cuitty_webhooks_domain::signing::{hex_signature, sign_header};
 
@@ -75,11 +76,17 @@ impl Outgoing {
         now: DateTime<Utc>,
     ) -> Self {
         let delivery = &requested.delivery;
-        let body = if target.envelope && is_json(&requested.content_type) {
-            envelope(requested)
-        } else {
-            requested.payload.clone()
+        let (payload, content_type) = (&requested.payload, &requested.content_type);
+        let wrapped = || {
+            envelope(
+                payload,
+                content_type,
+                &delivery.event_type,
+                requested.requested_at,
+            )
         };
+        let body = target.envelope.then(wrapped).flatten();
+        let body = body.unwrap_or_else(|| payload.clone());
         let id = delivery.message_id.to_string();
         let timestamp = now.timestamp();
         let live = target.live_keys(now);
@@ -87,7 +94,7 @@ impl Outgoing {
 
         let mut headers = target.headers.clone();
         headers.reserve(10);
-        headers.insert(CONTENT_TYPE, content_type(&requested.content_type));
+        headers.insert(CONTENT_TYPE, content_type_value(content_type));
         headers.insert(WEBHOOK_ID, value(id));
         headers.insert(WEBHOOK_TIMESTAMP, timestamp.into());
         headers.insert(WEBHOOK_SIGNATURE, value(signature));
@@ -96,8 +103,11 @@ impl Outgoing {
         headers.insert(ATTEMPT, number.into());
         headers.insert(TRACEPARENT, value(trace.to_string()));
         if let Some(names) = &target.signature_headers {
-            for (name, live) in [&names.current, &names.previous].into_iter().zip(live.clone()) {
-                headers.insert(name, value(hex_signature(&live.signing, &body)));
+            let plain = live
+                .clone()
+                .filter_map(|live| hex_signature(&live.signing, &body));
+            for (name, signature) in [&names.current, &names.previous].into_iter().zip(plain) {
+                headers.insert(name, value(signature));
             }
         }
         Self {
@@ -172,34 +182,7 @@ impl Begun<'_> {
     }
 }
 
-/// `{"type","timestamp","data"}`, as Standard Webhooks 1.0 suggests. The payload stays as it is, byte for byte.
-fn envelope(requested: &Requested) -> Bytes {
-    let timestamp = requested
-        .requested_at
-        .to_rfc3339_opts(SecondsFormat::Millis, true);
-    // An event type needs no escaping in JSON.
-    let head = format!(
-        r#"{{"type":"{}","timestamp":"{timestamp}","data":"#,
-        requested.delivery.event_type
-    );
-    let mut body = Vec::with_capacity(head.len() + requested.payload.len() + 1);
-    body.extend_from_slice(head.as_bytes());
-    body.extend_from_slice(&requested.payload);
-    body.push(b'}');
-    body.into()
-}
-
-fn is_json(content_type: &str) -> bool {
-    let essence = content_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
-    essence.is_empty() || essence == "application/json" || essence.ends_with("+json")
-}
-
-fn content_type(text: &str) -> HeaderValue {
+fn content_type_value(text: &str) -> HeaderValue {
     if text.is_empty() || text == "application/json" {
         return JSON;
     }

@@ -18,6 +18,7 @@ use crate::names::{EventTypePattern, ProjectId};
 use crate::rejection::{Rejection, Resource};
 use crate::retry::RetrySchedule;
 use crate::seal::SealedSecret;
+use crate::signing::SignatureScheme;
 
 /// What carries the message to the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -162,6 +163,12 @@ impl Endpoint {
         self.secrets.iter().filter(move |secret| secret.is_live(now))
     }
 
+    /// The scheme of the current secret, which a new one has unless another is asked for.
+    pub fn signature_scheme(&self) -> SignatureScheme {
+        let current = self.secrets.first();
+        current.map_or(SignatureScheme::HmacSha256, |secret| secret.sealed.scheme())
+    }
+
     fn not_found(&self) -> Rejection {
         Rejection::NotFound {
             resource: Resource::Endpoint,
@@ -295,6 +302,19 @@ pub fn create(
     )
 }
 
+/// Refuses, in the name of `field`, a `signature_header` beside a secret that cannot make its signature.
+pub fn check_signature_header(
+    settings: &EndpointSettings,
+    scheme: SignatureScheme,
+    field: &str,
+) -> Result<(), Rejection> {
+    if settings.signature_header.is_some() && scheme == SignatureScheme::Ed25519 {
+        let message = "the hex HMAC of a signature_header needs a symmetric secret, not an ed25519 key";
+        return Err(Rejection::field(field, message));
+    }
+    Ok(())
+}
+
 /// Decides what `command` changes about `endpoint`; `None` when it is so already.
 pub fn decide(
     endpoint: &Endpoint,
@@ -314,11 +334,13 @@ pub fn decide(
                 let message = format!("is at revision {}, not {expected}", endpoint.revision);
                 return Err(endpoint.conflict(message));
             }
+            check_signature_header(&settings, endpoint.signature_scheme(), "signature_header")?;
             update(endpoint, settings, active)
         }
         EndpointCommand::Disable(reason) => endpoint.is_active().then_some(EndpointChange::Disabled(reason)),
         EndpointCommand::Enable => (!endpoint.is_active()).then_some(EndpointChange::Enabled),
         EndpointCommand::RotateSecret { secret, overlap } => {
+            check_signature_header(&endpoint.settings, secret.sealed.scheme(), "signature_scheme")?;
             if overlap > Duration::from_secs(limits::OVERLAP_SECONDS.into()) {
                 let message = format!("must be 0 to {}", limits::OVERLAP_SECONDS);
                 return Err(Rejection::field("overlap_seconds", message));

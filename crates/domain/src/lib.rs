@@ -11,6 +11,7 @@ pub mod attempt;
 pub mod delivery;
 pub mod egress;
 pub mod endpoint;
+pub mod envelope;
 pub mod fan_out;
 pub mod ids;
 pub mod limits;

@@ -1,7 +1,8 @@
 //! Signing secrets under a key ring: what the log stores of them.
 //!
 //! XChaCha20-Poly1305; the nonce is random, 192 bits make a repeat negligible. The associated data is
-//! `<endpoint id>/<secret id>`, so a sealed secret opens only where it was made for.
+//! `<endpoint id>/<secret id>`, and `/ed25519` after it for a key of that scheme, so a sealed secret opens only where and as
+//! what it was made for.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use rand::CryptoRng;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::ids::{EndpointId, SecretId};
-use crate::signing::SigningSecret;
+use crate::signing::{PublicKey, SignatureScheme, SigningSecret};
 
 /// Bytes of a sealing key.
 const KEY_BYTES: usize = 32;
@@ -30,8 +31,20 @@ pub struct SealedSecret {
     pub sealing_key_id: String,
     /// Drawn anew for each sealing.
     pub nonce: [u8; NONCE_BYTES],
-    /// The secret's bytes and the 16 bytes of their tag.
+    /// The secret's bytes (of an ed25519 key the seed) and the 16 bytes of their tag.
     pub ciphertext: Vec<u8>,
+    /// The public key that belongs to it; `None` for a symmetric secret.
+    pub public_key: Option<PublicKey>,
+}
+
+impl SealedSecret {
+    /// How the secret signs.
+    pub fn scheme(&self) -> SignatureScheme {
+        match self.public_key {
+            None => SignatureScheme::HmacSha256,
+            Some(_) => SignatureScheme::Ed25519,
+        }
+    }
 }
 
 impl fmt::Debug for SealedSecret {
@@ -135,7 +148,7 @@ impl KeyRing {
         let key = &self.0[0];
         let mut nonce = [0; NONCE_BYTES];
         rng.fill_bytes(&mut nonce);
-        let aad = associated_data(endpoint_id, secret_id);
+        let aad = associated_data(endpoint_id, secret_id, secret.scheme());
         let ciphertext = key
             .cipher
             .encrypt(
@@ -150,6 +163,7 @@ impl KeyRing {
             sealing_key_id: key.id.clone(),
             nonce,
             ciphertext,
+            public_key: secret.public_key(),
         }
     }
 
@@ -166,7 +180,7 @@ impl KeyRing {
             .iter()
             .find(|key| key.id == *id)
             .ok_or_else(|| SealError::UnknownKey(id.clone()))?;
-        let aad = associated_data(endpoint_id, secret_id);
+        let aad = associated_data(endpoint_id, secret_id, sealed.scheme());
         let bytes = key
             .cipher
             .decrypt(
@@ -178,7 +192,11 @@ impl KeyRing {
             )
             .map(Zeroizing::new)
             .map_err(|_| SealError::Tampered(id.clone()))?;
-        SigningSecret::from_bytes(&bytes).map_err(|_| SealError::Tampered(id.clone()))
+        // A public key that is not the secret's own would be shown to receivers.
+        SigningSecret::from_bytes(sealed.scheme(), &bytes)
+            .ok()
+            .filter(|secret| secret.public_key() == sealed.public_key)
+            .ok_or_else(|| SealError::Tampered(id.clone()))
     }
 }
 
@@ -196,8 +214,11 @@ fn decode_key(text: &str) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
     buffer[..len].try_into().ok().map(Zeroizing::new)
 }
 
-fn associated_data(endpoint_id: EndpointId, secret_id: SecretId) -> String {
-    format!("{endpoint_id}/{secret_id}")
+fn associated_data(endpoint_id: EndpointId, secret_id: SecretId, scheme: SignatureScheme) -> String {
+    match scheme {
+        SignatureScheme::HmacSha256 => format!("{endpoint_id}/{secret_id}"),
+        SignatureScheme::Ed25519 => format!("{endpoint_id}/{secret_id}/ed25519"),
+    }
 }
 
 #[cfg(test)]

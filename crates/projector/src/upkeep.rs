@@ -87,6 +87,7 @@ pub(crate) mod tests {
                 sealing_key_id: "test".into(),
                 nonce: [0; 24],
                 ciphertext: Vec::new(),
+                public_key: None,
             },
             created_at: at(0),
             expires_at: None,

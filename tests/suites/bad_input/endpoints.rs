@@ -215,6 +215,7 @@ async fn rotations() {
         endpoint_id: endpoint_id.clone(),
         overlap_seconds: overlap,
         signing_secret: secret.into(),
+        ..Default::default()
     };
     let too_long = refused(app.endpoints().rotate_secret(rotate(Some(604_801), "")).await);
     assert_eq!(invalid(&too_long), ["overlap_seconds"]);

@@ -13,7 +13,7 @@ use cuitty_webhooks_domain::endpoint::{self, Endpoint, EndpointCommand, Endpoint
 use cuitty_webhooks_domain::ids::{EndpointId, SecretId};
 use cuitty_webhooks_domain::limits;
 use cuitty_webhooks_domain::rejection::Rejection;
-use cuitty_webhooks_domain::signing::SigningSecret;
+use cuitty_webhooks_domain::signing::{SignatureScheme, SigningSecret};
 use cuitty_webhooks_log::LogError;
 use cuitty_webhooks_log::directory::Entry;
 use tokio::sync::broadcast::error::RecvError;
@@ -36,6 +36,8 @@ pub(crate) struct NewEndpoint {
     pub(crate) draft: EndpointDraft,
     /// A secret to import; empty makes one.
     pub(crate) signing_secret: String,
+    /// `None` means what an imported secret is, else HMAC-SHA256.
+    pub(crate) signature_scheme: Option<SignatureScheme>,
 }
 
 /// What shall change about an endpoint.
@@ -58,6 +60,8 @@ pub(crate) struct Rotation {
     pub(crate) overlap_seconds: Option<u32>,
     /// A secret to import; empty makes one.
     pub(crate) signing_secret: String,
+    /// `None` means what an imported secret is, else that of the current one.
+    pub(crate) signature_scheme: Option<SignatureScheme>,
 }
 
 /// A new endpoint. The secret is shown here and never again.
@@ -87,9 +91,18 @@ impl App {
             let mut violations = Violations::default();
             let project_id = violations.project(caller, &new.project_id);
             let settings = violations.absorb(new.draft.validate(&self.policy))?;
-            let signing_secret = self.signing_secret(&new.signing_secret, &mut violations);
-            let read = project_id.zip(settings).zip(signing_secret);
-            let ((project_id, settings), signing_secret) = violations.finish(read)?;
+            let imported = read_secret(&new.signing_secret, new.signature_scheme, &mut violations);
+            let scheme =
+                scheme_of(imported.as_ref(), new.signature_scheme).unwrap_or(SignatureScheme::HmacSha256);
+            if let Some(settings) = &settings {
+                violations.absorb(endpoint::check_signature_header(
+                    settings,
+                    scheme,
+                    "signature_header",
+                ))?;
+            }
+            let (project_id, settings) = violations.finish(project_id.zip(settings))?;
+            let signing_secret = self.secret(imported, scheme);
             caller.require_project(&project_id)?;
             self.host_check.vet(&settings.url).await?;
 
@@ -191,7 +204,11 @@ impl App {
         observed("rotate_secret", async {
             caller.require(Scope::Manage)?;
             let mut violations = Violations::default();
-            let signing_secret = self.signing_secret(&rotation.signing_secret, &mut violations);
+            let imported = read_secret(
+                &rotation.signing_secret,
+                rotation.signature_scheme,
+                &mut violations,
+            );
             let overlap = rotation
                 .overlap_seconds
                 .unwrap_or(limits::DEFAULT_OVERLAP_SECONDS);
@@ -201,8 +218,11 @@ impl App {
                     format!("must be 0 to {}", limits::OVERLAP_SECONDS),
                 );
             }
-            let signing_secret = violations.finish(signing_secret)?;
-            self.endpoint(caller, id)?;
+            violations.finish(Some(()))?;
+            let current = self.endpoint(caller, id)?;
+            let scheme = scheme_of(imported.as_ref(), rotation.signature_scheme)
+                .unwrap_or_else(|| current.endpoint.signature_scheme());
+            let signing_secret = self.secret(imported, scheme);
             let secret = self.seal(id, &signing_secret);
             let secret_id = secret.id;
             let overlap = Duration::from_secs(overlap.into());
@@ -294,13 +314,8 @@ impl App {
     }
 
     /// The secret given, or a new one.
-    fn signing_secret(&self, given: &str, violations: &mut Violations) -> Option<SigningSecret> {
-        if given.is_empty() {
-            return Some(self.with_rng(SigningSecret::generate));
-        }
-        SigningSecret::parse(given)
-            .map_err(|error| violations.add("signing_secret", error.to_string()))
-            .ok()
+    fn secret(&self, imported: Option<SigningSecret>, scheme: SignatureScheme) -> SigningSecret {
+        imported.unwrap_or_else(|| self.with_rng(|rng| SigningSecret::generate_for(scheme, rng)))
     }
 
     fn seal(&self, endpoint_id: EndpointId, secret: &SigningSecret) -> Secret {
@@ -316,6 +331,31 @@ impl App {
             }
         })
     }
+}
+
+/// The secret to import, if there is one. Its text tells its scheme; another one that is asked for contradicts it.
+fn read_secret(
+    given: &str,
+    scheme: Option<SignatureScheme>,
+    violations: &mut Violations,
+) -> Option<SigningSecret> {
+    if given.is_empty() {
+        return None;
+    }
+    let secret = SigningSecret::parse(given)
+        .map_err(|error| violations.add("signing_secret", error.to_string()))
+        .ok()?;
+    if let Some(other) = scheme.filter(|&scheme| scheme != secret.scheme()) {
+        let is = secret.scheme().as_str();
+        let message = format!("is `{}`, but signing_secret is one for `{is}`", other.as_str());
+        violations.add("signature_scheme", message);
+    }
+    Some(secret)
+}
+
+/// The scheme of a secret to be: that of the imported one, else the one asked for.
+fn scheme_of(imported: Option<&SigningSecret>, asked: Option<SignatureScheme>) -> Option<SignatureScheme> {
+    imported.map(SigningSecret::scheme).or(asked)
 }
 
 /// Refuses names of fields that cannot be changed.

@@ -9,6 +9,9 @@ use cuitty_webhooks_domain::delivery::{Conclusion, Delivery, DeliveryEvent, Deli
 use cuitty_webhooks_domain::endpoint::{DisabledReason, Endpoint, EndpointDraft, EndpointKind};
 use cuitty_webhooks_domain::ids::InvalidId;
 use cuitty_webhooks_domain::rejection::Rejection;
+use cuitty_webhooks_domain::signing::{
+    InvalidScheme, PublicKey, SignatureCheck, SignatureScheme, Unverifiable,
+};
 use cuitty_webhooks_history::{AttemptRow, DeliveryDetail};
 use cuitty_webhooks_proto::v1;
 use prost_types::Timestamp;
@@ -79,6 +82,27 @@ pub(super) fn read_kind(kind: i32) -> Result<EndpointKind, Rejection> {
     }
 }
 
+fn scheme(scheme: SignatureScheme) -> v1::SignatureScheme {
+    match scheme {
+        SignatureScheme::HmacSha256 => v1::SignatureScheme::HmacSha256,
+        SignatureScheme::Ed25519 => v1::SignatureScheme::Ed25519,
+    }
+}
+
+/// The signature scheme that a caller asked for, if any.
+pub(super) fn read_scheme(scheme: i32) -> Result<Option<SignatureScheme>, Rejection> {
+    match v1::SignatureScheme::try_from(scheme) {
+        Ok(v1::SignatureScheme::Unspecified) => Ok(None),
+        Ok(v1::SignatureScheme::HmacSha256) => Ok(Some(SignatureScheme::HmacSha256)),
+        Ok(v1::SignatureScheme::Ed25519) => Ok(Some(SignatureScheme::Ed25519)),
+        Err(_) => Err(Rejection::field("signature_scheme", InvalidScheme.to_string())),
+    }
+}
+
+pub(super) fn public_key(key: Option<PublicKey>) -> String {
+    key.map(|key| key.to_string()).unwrap_or_default()
+}
+
 /// An endpoint as callers see it: its secrets without their values, and only those that still sign at `now`.
 pub(super) fn endpoint(endpoint: &Endpoint, now: DateTime<Utc>) -> v1::Endpoint {
     let settings = &endpoint.settings;
@@ -86,6 +110,8 @@ pub(super) fn endpoint(endpoint: &Endpoint, now: DateTime<Utc>) -> v1::Endpoint 
         id: secret.id.to_string(),
         created_at: Some(timestamp(secret.created_at)),
         expires_at: secret.expires_at.map(timestamp),
+        scheme: scheme(secret.sealed.scheme()).into(),
+        public_key: public_key(secret.sealed.public_key),
     };
     v1::Endpoint {
         id: endpoint.id.to_string(),
@@ -112,6 +138,7 @@ pub(super) fn endpoint(endpoint: &Endpoint, now: DateTime<Utc>) -> v1::Endpoint 
         created_at: Some(timestamp(endpoint.created_at)),
         updated_at: Some(timestamp(endpoint.updated_at)),
         revision: endpoint.revision,
+        signature_scheme: scheme(endpoint.signature_scheme()).into(),
     }
 }
 
@@ -203,13 +230,39 @@ pub(super) fn delivery(state: &Delivery) -> v1::Delivery {
     }
 }
 
-pub(super) fn delivery_detail(detail: &DeliveryDetail) -> v1::DeliveryDetail {
-    let row = |row: &AttemptRow| attempt(&row.attempt, row.next_attempt_at);
+/// `checks` are those of the attempts' signatures, for each attempt in turn; none when they were not asked for.
+pub(super) fn delivery_detail(detail: &DeliveryDetail, checks: &[Vec<SignatureCheck>]) -> v1::DeliveryDetail {
+    let row = |(index, row): (usize, &AttemptRow)| v1::Attempt {
+        signature_checks: checks
+            .get(index)
+            .map(|checks| checks.iter().map(signature_check).collect())
+            .unwrap_or_default(),
+        ..attempt(&row.attempt, row.next_attempt_at)
+    };
     v1::DeliveryDetail {
         delivery: Some(delivery(&detail.delivery)),
         payload: detail.payload.clone(),
         content_type: detail.content_type.clone(),
-        attempts: detail.attempts.iter().map(row).collect(),
+        attempts: detail.attempts.iter().enumerate().map(row).collect(),
+    }
+}
+
+fn signature_check(check: &SignatureCheck) -> v1::SignatureCheck {
+    v1::SignatureCheck {
+        secret_id: check.secret_id.to_string(),
+        scheme: check
+            .scheme
+            .map(SignatureScheme::as_str)
+            .unwrap_or_default()
+            .to_owned(),
+        header: check.header.clone(),
+        valid: check.valid.ok(),
+        reason: check
+            .valid
+            .err()
+            .map(Unverifiable::as_str)
+            .unwrap_or_default()
+            .to_owned(),
     }
 }
 
@@ -253,6 +306,7 @@ fn attempt(attempt: &Attempt, next_attempt_at: Option<DateTime<Utc>>) -> v1::Att
         trace_id: attempt.trace_id.clone(),
         next_attempt_at: next_attempt_at.map(timestamp),
         dispatcher_id: attempt.dispatcher_id.clone(),
+        signature_checks: Vec::new(),
     }
 }
 

@@ -27,7 +27,12 @@ impl DeliveryService for Door {
             .app
             .get_delivery(&caller, id, request.min_log_sequence)
             .await?;
-        Ok(Response::new(convert::delivery_detail(&detail)))
+        let checks = if request.verify {
+            self.app.check_signatures(&detail)
+        } else {
+            Vec::new()
+        };
+        Ok(Response::new(convert::delivery_detail(&detail, &checks)))
     }
 
     async fn list_deliveries(

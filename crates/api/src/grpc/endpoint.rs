@@ -19,6 +19,7 @@ impl EndpointService for Door {
         let new = NewEndpoint {
             project_id: std::mem::take(&mut request.project_id),
             signing_secret: std::mem::take(&mut request.signing_secret),
+            signature_scheme: convert::read_scheme(request.signature_scheme).map_err(AppError::from)?,
             draft: convert::new_draft(request).map_err(AppError::from)?,
         };
         let created = self.app.create_endpoint(&caller, new).await?;
@@ -98,12 +99,14 @@ impl EndpointService for Door {
         let rotation = Rotation {
             overlap_seconds: request.overlap_seconds,
             signing_secret: request.signing_secret,
+            signature_scheme: convert::read_scheme(request.signature_scheme).map_err(AppError::from)?,
         };
         let rotated = self.app.rotate_secret(&caller, id, rotation).await?;
         Ok(Response::new(v1::RotateSecretResponse {
             signing_secret: rotated.signing_secret.expose().to_string(),
             secret_id: rotated.secret_id.to_string(),
             previous_expires_at: Some(convert::timestamp(rotated.previous_expires_at)),
+            public_key: convert::public_key(rotated.signing_secret.public_key()),
         }))
     }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::endpoint::{DisabledReason, Endpoint, Secret};
-use serde::Serialize;
+use cuitty_webhooks_domain::signing::SignatureScheme;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// An endpoint. Its secrets are told by id; their values are shown only when they are made.
@@ -35,11 +36,41 @@ pub(super) struct EndpointBody {
     /// Delays before the 2nd, 3rd, … attempt; empty means the default schedule.
     retry_schedule_seconds: Vec<u32>,
     envelope: bool,
+    /// That of the current secret.
+    signature_scheme: Scheme,
     /// Those that still sign, newest first.
     secrets: Vec<SecretBody>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
     revision: u64,
+}
+
+/// How a secret signs.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[schema(as = SignatureScheme)]
+pub(super) enum Scheme {
+    #[serde(rename = "hmac-sha256")]
+    HmacSha256,
+    #[serde(rename = "ed25519")]
+    Ed25519,
+}
+
+impl From<SignatureScheme> for Scheme {
+    fn from(scheme: SignatureScheme) -> Self {
+        match scheme {
+            SignatureScheme::HmacSha256 => Self::HmacSha256,
+            SignatureScheme::Ed25519 => Self::Ed25519,
+        }
+    }
+}
+
+impl From<Scheme> for SignatureScheme {
+    fn from(scheme: Scheme) -> Self {
+        match scheme {
+            Scheme::HmacSha256 => Self::HmacSha256,
+            Scheme::Ed25519 => Self::Ed25519,
+        }
+    }
 }
 
 /// A signing secret without its value.
@@ -50,6 +81,9 @@ struct SecretBody {
     created_at: DateTime<Utc>,
     /// When it stops signing; null for the current one.
     expires_at: Option<DateTime<Utc>>,
+    scheme: Scheme,
+    /// Of an ed25519 key: what receivers verify with, `whpk_` and base64.
+    public_key: Option<String>,
 }
 
 impl EndpointBody {
@@ -60,6 +94,8 @@ impl EndpointBody {
             id: secret.id.to_string(),
             created_at: secret.created_at,
             expires_at: secret.expires_at,
+            scheme: secret.sealed.scheme().into(),
+            public_key: secret.sealed.public_key.map(|key| key.to_string()),
         };
         Self {
             id: endpoint.id.to_string(),
@@ -82,6 +118,7 @@ impl EndpointBody {
             ordered: settings.ordered,
             retry_schedule_seconds: settings.retry_schedule_seconds.clone(),
             envelope: settings.envelope,
+            signature_scheme: endpoint.signature_scheme().into(),
             secrets: endpoint.live_secrets(now).map(secret).collect(),
             created_at: endpoint.created_at,
             updated_at: endpoint.updated_at,

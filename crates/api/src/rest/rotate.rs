@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::Key;
 use super::body::{JsonBytes, Members};
+use super::model::Scheme;
 use crate::app::{App, Rotation};
 use crate::error::{AppError, ErrorBody};
 
@@ -23,8 +24,11 @@ pub(super) struct RotateBody {
     /// How long the previous secret keeps signing.
     #[schema(default = 86_400, minimum = 0, maximum = 604_800)]
     overlap_seconds: Option<u32>,
-    /// A secret to import: `whsec_` and the base64 of 24 to 64 bytes. Left out, one is made.
+    /// A secret to import: `whsec_` and the base64 of 24 to 64 bytes, or `whsk_` and that of an ed25519 seed of 32 bytes, which
+    /// its public key may follow. Left out, one is made.
     signing_secret: Option<String>,
+    /// Left out, it is what an imported secret is, else that of the current one.
+    signature_scheme: Option<Scheme>,
 }
 
 /// The new secret. It is shown here and never again.
@@ -33,6 +37,8 @@ pub(super) struct RotateBody {
 pub(super) struct RotatedBody {
     signing_secret: String,
     secret_id: String,
+    /// Of an ed25519 key: what receivers verify with.
+    public_key: Option<String>,
     previous_expires_at: DateTime<Utc>,
 }
 
@@ -64,6 +70,7 @@ pub(super) async fn rotate_secret(
     Ok(Json(RotatedBody {
         signing_secret: rotated.signing_secret.expose().to_string(),
         secret_id: rotated.secret_id.to_string(),
+        public_key: rotated.signing_secret.public_key().map(|key| key.to_string()),
         previous_expires_at: rotated.previous_expires_at,
     }))
 }
@@ -76,6 +83,9 @@ fn read(body: &[u8]) -> Result<Rotation, AppError> {
     let rotation = Rotation {
         overlap_seconds: members.value("overlap_seconds", "a whole number of seconds"),
         signing_secret: members.text("signing_secret"),
+        signature_scheme: members
+            .value::<Scheme>("signature_scheme", "`hmac-sha256` or `ed25519`")
+            .map(Into::into),
     };
     members.finish()?;
     Ok(rotation)
@@ -84,6 +94,7 @@ fn read(body: &[u8]) -> Result<Rotation, AppError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cuitty_webhooks_domain::signing::SignatureScheme;
 
     #[test]
     fn body_is_optional_and_read_in_both_spellings() {
@@ -94,7 +105,10 @@ mod tests {
             Some(60)
         );
         assert_eq!(read(br#"{"overlapSeconds":0}"#).unwrap().overlap_seconds, Some(0));
+        let ed25519 = read(br#"{"signatureScheme":"ed25519"}"#).unwrap();
+        assert_eq!(ed25519.signature_scheme, Some(SignatureScheme::Ed25519));
         for (body, code) in [
+            (r#"{"signature_scheme":"rsa"}"#, "invalid_fields"),
             (r#"{"overlap_seconds":-1}"#, "invalid_fields"),
             (r#"{"overlap_seconds":"60"}"#, "invalid_fields"),
             (r#"{"overlap":60}"#, "invalid_fields"),

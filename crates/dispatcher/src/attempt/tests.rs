@@ -120,7 +120,7 @@ fn every_live_secret_signs_and_the_plain_signature_shows_two() {
     });
     let (rotated, new) = rotated(endpoint.clone());
     let requested = requested(&rotated);
-    let plain = |secret: &SigningSecret| hex_signature(&SigningKey::new(secret), &requested.payload);
+    let plain = |secret: &SigningSecret| hex_signature(&SigningKey::new(secret), &requested.payload).unwrap();
 
     let before = build(&endpoint, &requested, now());
     assert_eq!(header(&before, "x-modelux-signature"), Some(plain(&old).as_str()));

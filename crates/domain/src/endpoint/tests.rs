@@ -28,6 +28,7 @@ fn secret(seed: u64, now: DateTime<Utc>) -> Secret {
         sealing_key_id: "k1".into(),
         nonce: [0; 24],
         ciphertext: seed.to_be_bytes().to_vec(),
+        public_key: None,
     };
     Secret {
         id: SecretId::new(now, &mut StdRng::seed_from_u64(seed)),

@@ -156,6 +156,36 @@ fn generated_keys_are_taken_and_differ() {
 }
 
 #[test]
+fn a_key_of_the_other_scheme_opens_as_itself_only() {
+    let mut fixture = fixture(1);
+    let ring = ring(&[("k1", 1)]);
+    fixture.secret = SigningSecret::generate_for(SignatureScheme::Ed25519, &mut fixture.rng);
+    let sealed = fixture.sealed_by(&ring);
+    assert_eq!(sealed.public_key, fixture.secret.public_key());
+    assert_eq!(sealed.ciphertext.len(), 32 + 16);
+    assert_eq!(fixture.opened_by(&ring, &sealed), Ok(fixture.secret.clone()));
+
+    let other = SigningSecret::generate_for(SignatureScheme::Ed25519, &mut fixture.rng);
+    for public_key in [None, other.public_key()] {
+        let altered = SealedSecret {
+            public_key,
+            ..sealed.clone()
+        };
+        assert_eq!(
+            fixture.opened_by(&ring, &altered),
+            tampered("k1"),
+            "{public_key:?}"
+        );
+    }
+    fixture.secret = SigningSecret::generate(&mut fixture.rng);
+    let symmetric = SealedSecret {
+        public_key: sealed.public_key,
+        ..fixture.sealed_by(&ring)
+    };
+    assert_eq!(fixture.opened_by(&ring, &symmetric), tampered("k1"));
+}
+
+#[test]
 fn nothing_sealed_is_printed_and_keys_are_wiped() {
     fn is_wiped<T: ZeroizeOnDrop>(_: &T) {}
 
@@ -175,7 +205,7 @@ proptest! {
     #[test]
     fn what_was_sealed_opens(seed: u64, bytes in proptest::collection::vec(any::<u8>(), 24..=64)) {
         let mut fixture = fixture(seed);
-        fixture.secret = SigningSecret::from_bytes(&bytes).unwrap();
+        fixture.secret = SigningSecret::from_bytes(SignatureScheme::HmacSha256, &bytes).unwrap();
         let ring = ring(&[("k1", 1)]);
         let sealed = fixture.sealed_by(&ring);
         prop_assert_eq!(sealed.ciphertext.len(), bytes.len() + 16);

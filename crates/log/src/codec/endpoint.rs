@@ -7,6 +7,7 @@ use cuitty_webhooks_domain::endpoint::{
     Actor, DisabledReason, Endpoint, EndpointChange, EndpointKind, EndpointSettings, Secret,
 };
 use cuitty_webhooks_domain::seal::SealedSecret;
+use cuitty_webhooks_domain::signing::{PublicKey, SignatureScheme};
 use cuitty_webhooks_proto::events::v1 as stored;
 use prost::Message;
 use stored::endpoint_changed::Change;
@@ -237,6 +238,16 @@ fn encode_secret(secret: &Secret) -> stored::SealedSecret {
         ciphertext: secret.sealed.ciphertext.clone().into(),
         created_at_us: secret.created_at.timestamp_micros(),
         expires_at_us: secret.expires_at.map(|at| at.timestamp_micros()),
+        scheme: match secret.sealed.scheme() {
+            SignatureScheme::HmacSha256 => stored::SignatureScheme::HmacSha256,
+            SignatureScheme::Ed25519 => stored::SignatureScheme::Ed25519,
+        }
+        .into(),
+        public_key: secret
+            .sealed
+            .public_key
+            .map(|key| Bytes::copy_from_slice(key.as_bytes()))
+            .unwrap_or_default(),
     }
 }
 
@@ -245,12 +256,23 @@ fn decode_secret(secret: stored::SealedSecret) -> Result<Secret, CodecError> {
         field: "state.secrets.nonce",
         message: format!("is {} bytes, must be 24", secret.nonce.len()),
     })?;
+    let public_key = match enumerated("state.secrets.scheme", secret.scheme, Some)? {
+        stored::SignatureScheme::HmacSha256 => None,
+        stored::SignatureScheme::Ed25519 => {
+            let key = PublicKey::from_bytes(&secret.public_key).map_err(|error| CodecError::Invalid {
+                field: "state.secrets.public_key",
+                message: error.to_string(),
+            })?;
+            Some(key)
+        }
+    };
     Ok(Secret {
         id: parse("state.secrets.id", &secret.id)?,
         sealed: SealedSecret {
             sealing_key_id: secret.sealing_key_id,
             nonce,
             ciphertext: secret.ciphertext.into(),
+            public_key,
         },
         created_at: time("state.secrets.created_at_us", secret.created_at_us)?,
         expires_at: secret

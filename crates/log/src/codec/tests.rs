@@ -59,6 +59,11 @@ fn values_that_a_later_version_wrote_are_errors() {
         message.state.as_mut().unwrap().kind = 99;
     });
     assert_eq!(decode_endpoint(body), Err(unknown("state.kind", 99)));
+
+    let body = altered::<stored::EndpointChanged>(&golden::endpoint(), |message| {
+        message.state.as_mut().unwrap().secrets[0].scheme = 99;
+    });
+    assert_eq!(decode_endpoint(body), Err(unknown("state.secrets.scheme", 99)));
 }
 
 #[test]
@@ -113,6 +118,14 @@ fn ill_formed_fields_are_named() {
         with(|m| m.response.as_mut().unwrap().status = 70_000),
         "attempt.response.status"
     );
+    let body = altered::<stored::EndpointChanged>(&golden::endpoint(), |message| {
+        let secret = &mut message.state.as_mut().unwrap().secrets[0];
+        secret.scheme = stored::SignatureScheme::Ed25519.into();
+    });
+    let Err(CodecError::Invalid { field, .. }) = decode_endpoint(body) else {
+        panic!("an ed25519 key was read without its public key")
+    };
+    assert_eq!(field, "state.secrets.public_key");
 }
 
 #[test]

@@ -44,6 +44,7 @@ fn created(number: u8, project: &str, patterns: &[impl AsRef<str>]) -> (Endpoint
         sealing_key_id: "k1".into(),
         nonce: [7; 24],
         ciphertext: vec![9; 48],
+        public_key: None,
     };
     let secret = Secret {
         id: SecretId::new(now, &mut rng),

@@ -120,6 +120,7 @@ async fn changes_of_an_endpoint_follow_one_another() {
             sealing_key_id: "k1".into(),
             nonce: [7; 24],
             ciphertext: vec![1, 2, 3],
+            public_key: None,
         },
         created_at: now(),
         expires_at: None,

@@ -121,7 +121,7 @@ fn a_delivery_shows_all_its_attempts() {
         payload: "{}".into(),
         attempts: vec![row],
     };
-    let shown = delivery_detail(&detail);
+    let shown = delivery_detail(&detail, &[]);
     assert_eq!(&shown.payload[..], b"{}");
     let shown_delivery = shown.delivery.unwrap();
     assert_eq!(shown_delivery.status(), v1::DeliveryStatus::Pending);

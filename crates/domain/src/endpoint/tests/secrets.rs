@@ -1,6 +1,7 @@
 //! Which secrets sign, and until when.
 
 use super::*;
+use crate::signing::SigningSecret;
 
 /// Which of the secrets made with seeds 1 to 20 are live, newest first.
 fn live_seeds(endpoint: &Endpoint, now: DateTime<Utc>) -> Vec<u64> {
@@ -28,6 +29,61 @@ fn a_rotated_secret_signs_until_its_overlap_ends() {
     );
     assert_eq!(live_seeds(&after, previous_expires_at), [2]);
     assert_eq!(after.secrets.len(), 2, "the retired one stays");
+}
+
+/// [`rotate`] to an ed25519 key.
+fn rotate_to_ed25519(seed: u64) -> EndpointCommand {
+    let mut secret = secret(seed, start());
+    let mut rng = StdRng::seed_from_u64(seed);
+    secret.sealed.public_key = SigningSecret::generate_for(SignatureScheme::Ed25519, &mut rng).public_key();
+    EndpointCommand::RotateSecret {
+        secret,
+        overlap: HOUR,
+    }
+}
+
+fn with_signature_header() -> EndpointCommand {
+    let mut settings = settings("https://example.com/a");
+    settings.signature_header = Some("X-Acme-Signature".into());
+    EndpointCommand::Update {
+        settings: Box::new(settings),
+        active: None,
+        expected_revision: None,
+    }
+}
+
+#[test]
+fn a_rotation_moves_an_endpoint_from_one_scheme_to_the_other_and_back() {
+    let (endpoint, now) = given([]);
+    assert_eq!(endpoint.signature_scheme(), SignatureScheme::HmacSha256);
+    let change = decide(&endpoint, rotate_to_ed25519(2), now).unwrap().unwrap();
+    let endpoint = evolve(endpoint, &change, now);
+    assert_eq!(endpoint.signature_scheme(), SignatureScheme::Ed25519);
+    assert_eq!(live_seeds(&endpoint, now), [2, 1], "both schemes sign");
+    let change = decide(&endpoint, rotate(3, HOUR), now).unwrap().unwrap();
+    assert_eq!(
+        evolve(endpoint, &change, now).signature_scheme(),
+        SignatureScheme::HmacSha256
+    );
+}
+
+#[test]
+fn a_signature_header_and_an_ed25519_key_exclude_each_other() {
+    let message = "the hex HMAC of a signature_header needs a symmetric secret, not an ed25519 key";
+    let (plain, now) = given([with_signature_header()]);
+    assert_eq!(
+        decide(&plain, rotate_to_ed25519(2), now),
+        Err(Rejection::field("signature_scheme", message))
+    );
+    assert!(decide(&plain, rotate(2, HOUR), now).unwrap().is_some());
+    let (asymmetric, now) = given([rotate_to_ed25519(2)]);
+    assert_eq!(
+        decide(&asymmetric, with_signature_header(), now),
+        Err(Rejection::field("signature_header", message))
+    );
+    // Back on a symmetric secret it may, though the key of the other scheme still signs beside it.
+    let (back, now) = given([rotate_to_ed25519(2), rotate(3, 10 * HOUR)]);
+    assert!(decide(&back, with_signature_header(), now).unwrap().is_some());
 }
 
 #[test]

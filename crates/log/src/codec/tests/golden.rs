@@ -13,6 +13,7 @@ use cuitty_webhooks_domain::endpoint::{
     Actor, DisabledReason, Endpoint, EndpointChange, EndpointKind, EndpointSettings, Secret,
 };
 use cuitty_webhooks_domain::seal::SealedSecret;
+use cuitty_webhooks_domain::signing::PublicKey;
 
 use super::*;
 
@@ -166,6 +167,7 @@ fn secret(id: &str, expires_at: Option<&str>) -> Secret {
             sealing_key_id: "k1".into(),
             nonce: [7; 24],
             ciphertext: vec![1, 2, 3],
+            public_key: None,
         },
         created_at: at("2026-11-21T09:00:00Z"),
         expires_at: expires_at.map(at),
@@ -296,7 +298,23 @@ fn stored_changes() -> Vec<(
     };
     let revoked = record(EndpointChange::SecretRevoked { secret_id }, enabled);
     let golden = include_str!("../golden/endpoint_secret_revoked.hex");
-    let later = [("secret_revoked", &[][..], revoked, golden)];
+    let mut moved = state();
+    // The public key of RFC 8032, section 7.1, test 1.
+    let public_key = unhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
+    moved.secrets[0].sealed.public_key = Some(PublicKey::from_bytes(&public_key).unwrap());
+    let to_ed25519 = EndpointChange::SecretRotated {
+        secret: moved.secrets[0].clone(),
+        previous_expires_at: at("2026-11-22T10:00:00Z"),
+    };
+    let later = [
+        ("secret_revoked", &[][..], revoked, golden),
+        (
+            "secret_rotated to ed25519",
+            &[][..],
+            record(to_ed25519, moved),
+            include_str!("../golden/endpoint_secret_rotated_ed25519.hex"),
+        ),
+    ];
     first.into_iter().chain(later).collect()
 }
 

@@ -7,17 +7,18 @@ use async_nats::jetstream::stream::Stream;
 use chrono::{DateTime, TimeDelta, Utc};
 use cuitty_webhooks_domain::delivery::{DEFAULT_DEADLINE, DeliveryRef, Origin, Requested};
 use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId, MessageId};
-use cuitty_webhooks_log::{Log, LogConfig};
+use cuitty_webhooks_log::{HealthState, LaneHealth, LaneRecord, Lanes, Log, LogConfig};
 use cuitty_webhooks_proto::v1::{CreateEndpointRequest, DeliveryStatus};
 use futures_util::StreamExt;
 use harness::app::{PROJECT, TestApp, summary};
-use harness::eventually::{eventually, is};
+use harness::eventually::{PATIENCE, eventually, is};
 use harness::local::CLOCK;
 use harness::receiver::{Receiver, Reply};
 use harness::roles::RoleProcess;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 /// When a retry counts as lost.
 const SWEEP_AFTER: TimeDelta = TimeDelta::seconds(1);
@@ -114,15 +115,11 @@ async fn retries_whose_timers_are_lost_are_made_all_the_same() {
     assert_eq!(swept, [false, true, true, true], "{said}");
 }
 
-#[tokio::test]
-async fn a_delivery_past_its_deadline_that_no_dispatcher_has_ends_as_expired() {
-    let app = app("api").await;
-    let receiver = Receiver::start();
-    let created = app.create_endpoint_at(receiver.url("/hook")).await;
-    let endpoint_id: EndpointId = created.endpoint.unwrap().id.parse().unwrap();
-    let requested_at = CLOCK() - DEFAULT_DEADLINE - Duration::from_mins(1);
-    let message_id = MessageId::new(requested_at, &mut StdRng::seed_from_u64(1));
-    let request = Requested {
+/// A delivery whose deadline passed so long ago.
+fn past_deadline(endpoint_id: EndpointId, ago: Duration) -> Requested {
+    let requested_at = CLOCK() - DEFAULT_DEADLINE - ago;
+    let message_id = MessageId::new(requested_at, &mut StdRng::seed_from_u64(ago.as_secs()));
+    Requested {
         delivery: DeliveryRef {
             delivery_id: DeliveryId::derive(message_id, endpoint_id),
             message_id,
@@ -137,15 +134,36 @@ async fn a_delivery_past_its_deadline_that_no_dispatcher_has_ends_as_expired() {
         replay_of: None,
         traceparent: String::new(),
         deadline: requested_at + DEFAULT_DEADLINE,
-    };
-    let id = request.delivery.delivery_id.to_string();
-    let url = app.nats.url();
-    let log = Log::connect(LogConfig {
-        url,
+    }
+}
+
+async fn log(app: &TestApp) -> Log {
+    let config = LogConfig {
+        url: app.nats.url(),
         ..LogConfig::default()
-    })
-    .await
-    .unwrap();
+    };
+    Log::connect(config).await.unwrap()
+}
+
+/// Somebody acknowledges so many work items, and does nothing about them.
+async fn take_away(app: &TestApp, count: usize) {
+    let consumer: PullConsumer = stream(app).await.get_consumer("dispatch-0").await.unwrap();
+    let batch = consumer.batch().max_messages(count).expires(PATIENCE);
+    let mut work = batch.messages().await.unwrap();
+    for _ in 0..count {
+        work.next().await.unwrap().unwrap().double_ack().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_delivery_past_its_deadline_that_no_dispatcher_has_ends_as_expired() {
+    let app = app("api").await;
+    let receiver = Receiver::start();
+    let created = app.create_endpoint_at(receiver.url("/hook")).await;
+    let endpoint_id: EndpointId = created.endpoint.unwrap().id.parse().unwrap();
+    let request = past_deadline(endpoint_id, Duration::from_mins(1));
+    let id = request.delivery.delivery_id.to_string();
+    let log = log(&app).await;
     log.append_requested(&[request]).await.unwrap();
     // While it waits for a dispatcher, nothing is forgotten.
     assert_eq!(
@@ -154,10 +172,7 @@ async fn a_delivery_past_its_deadline_that_no_dispatcher_has_ends_as_expired() {
     );
     assert_eq!(app.roles[1].metric(SWEPT).await as u64, 0);
 
-    // Somebody takes the work away.
-    let consumer: PullConsumer = stream(&app).await.get_consumer("dispatch-0").await.unwrap();
-    let mut work = consumer.fetch().max_messages(1).messages().await.unwrap();
-    work.next().await.unwrap().unwrap().double_ack().await.unwrap();
+    take_away(&app, 1).await;
 
     eventually("it is found", || async {
         is(app.roles[1].metric(SWEPT).await as u64, 1)
@@ -172,4 +187,62 @@ async fn a_delivery_past_its_deadline_that_no_dispatcher_has_ends_as_expired() {
     );
     assert_eq!(receiver.requests("/hook").len(), 0);
     assert_eq!(app.roles[1].metric(SWEPT).await as u64, 1);
+}
+
+#[tokio::test]
+async fn what_waits_in_a_detached_lane_is_left_to_it() {
+    let app = app("api").await;
+    let receiver = Receiver::start();
+    let mut ids: Vec<EndpointId> = Vec::new();
+    for _ in 0..2 {
+        let created = app.create_endpoint_at(receiver.url("/hook")).await;
+        ids.push(created.endpoint.unwrap().id.parse().unwrap());
+    }
+    let log = log(&app).await;
+    let lanes = Lanes::start(&log, CancellationToken::new()).await.unwrap();
+    let now = CLOCK();
+    let detached = LaneRecord {
+        endpoint_id: ids[0],
+        project_id: PROJECT.parse().unwrap(),
+        partition: 0,
+        detached: true,
+        floor: 0,
+        cursor: 0,
+        done: Vec::new(),
+        outcomes_from: 0,
+        health: LaneHealth {
+            state: HealthState::Closed,
+            since: now,
+            consecutive_failures: 0,
+            probe: 0,
+            next_probe_at: None,
+        },
+        blocked_by: None,
+        dispatcher_id: String::new(),
+        saved_at: now,
+    };
+    lanes.save(&detached).await.unwrap();
+    // The older one is looked at first.
+    let requests = [
+        past_deadline(ids[0], Duration::from_mins(2)),
+        past_deadline(ids[1], Duration::from_mins(1)),
+    ];
+    log.append_requested(&requests).await.unwrap();
+    take_away(&app, 2).await;
+
+    let swept = async |count: u64| {
+        eventually(&format!("{count} are found"), || async {
+            is(app.roles[1].metric(SWEPT).await as u64, count)
+        })
+        .await;
+        let said = app.roles[1].output();
+        requests
+            .each_ref()
+            .map(|request| said.contains(&request.delivery.delivery_id.to_string()))
+    };
+    assert_eq!(swept(1).await, [false, true]);
+    // What was made due waits for a dispatcher, and until it is done nothing else in the partition counts as forgotten.
+    take_away(&app, 1).await;
+    lanes.forget(ids[0]).await.unwrap();
+    assert_eq!(swept(2).await, [true, true]);
 }

@@ -1,8 +1,10 @@
 //! What every door stands before: commands and questions, with their checks, in one place.
 
+mod cancel;
 mod deliver;
 mod deliveries;
 mod endpoints;
+mod health;
 mod history;
 mod host;
 mod input;
@@ -22,7 +24,7 @@ use cuitty_webhooks_domain::names::ProjectId;
 use cuitty_webhooks_domain::rejection::{Rejection, Resource};
 use cuitty_webhooks_domain::seal::KeyRing;
 use cuitty_webhooks_log::directory::{Directory, Entry};
-use cuitty_webhooks_log::{Idempotency, Log};
+use cuitty_webhooks_log::{Cancellations, Idempotency, Lanes, Log};
 use rand::rngs::StdRng;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
@@ -31,6 +33,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) use self::deliver::{Accepted, NewMessage};
 pub(crate) use self::deliveries::DeliveryQuery;
 pub(crate) use self::endpoints::{EndpointUpdate, NewEndpoint, Rotation};
+pub(crate) use self::health::EndpointHealth;
 pub(crate) use self::history::History;
 use self::host::HostCheck;
 pub(crate) use self::input::PageInput;
@@ -48,6 +51,8 @@ pub struct App {
     pub(crate) keys: Arc<Keys>,
     log: Log,
     directory: Directory,
+    lanes: Lanes,
+    cancellations: Cancellations,
     history: History,
     key_ring: KeyRing,
     policy: EgressPolicy,
@@ -79,6 +84,8 @@ impl App {
         config: &ApiConfig,
         log: Log,
         directory: Directory,
+        lanes: Lanes,
+        cancellations: Cancellations,
         history: History,
         key_ring: KeyRing,
         policy: EgressPolicy,
@@ -92,6 +99,8 @@ impl App {
             watches: WatchHub::new(log.clone(), config.max_watchers, config.watch_buffer),
             log,
             directory,
+            lanes,
+            cancellations,
             history,
             key_ring,
             policy,

@@ -23,8 +23,8 @@ use cuitty_webhooks_domain::Clock;
 use cuitty_webhooks_domain::egress::EgressPolicy;
 use cuitty_webhooks_domain::seal::KeyRing;
 use cuitty_webhooks_history::Store;
-use cuitty_webhooks_log::Log;
 use cuitty_webhooks_log::directory::Directory;
+use cuitty_webhooks_log::{Cancellations, Lanes, Log};
 use rand::rngs::StdRng;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -69,6 +69,8 @@ impl Api {
         config: ApiConfig,
         log: Log,
         directory: Directory,
+        lanes: Lanes,
+        cancellations: Cancellations,
         history: watch::Receiver<Option<Store>>,
         key_ring: KeyRing,
         policy: EgressPolicy,
@@ -76,7 +78,18 @@ impl Api {
         rng: StdRng,
     ) -> Result<Self, ApiError> {
         let history = History::new(history);
-        let app = App::new(&config, log, directory, history, key_ring, policy, clock, rng)?;
+        let app = App::new(
+            &config,
+            log,
+            directory,
+            lanes,
+            cancellations,
+            history,
+            key_ring,
+            policy,
+            clock,
+            rng,
+        )?;
         Ok(Self {
             config,
             app: Arc::new(app),

@@ -33,6 +33,8 @@ pub struct Dispatcher {
     pub(crate) id: String,
     pub(crate) log: Log,
     pub(crate) directory: Directory,
+    pub(crate) lanes: Lanes,
+    pub(crate) cancellations: Cancellations,
     pub(crate) targets: Targets,
     pub(crate) http: HttpClient,
     pub(crate) clock: Clock,
@@ -40,20 +42,19 @@ pub struct Dispatcher {
     joined: watch::Sender<bool>,
 }
 
-/// What a dispatcher shares with the others by way of the log.
-pub(crate) struct Shared {
-    pub(crate) membership: Membership,
-    pub(crate) lanes: Lanes,
-    pub(crate) cancellations: Cancellations,
-}
-
 impl Dispatcher {
-    /// Checks `config` and makes the HTTP client. `key_ring` opens the endpoints' secrets; `policy` says which addresses may
-    /// be reached.
+    /// Checks `config` and makes the HTTP client. Nobody else in the process saves `lanes`. `key_ring` opens the endpoints'
+    /// secrets; `policy` says which addresses may be reached.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of the role, each made by the binary"
+    )]
     pub fn build(
         config: DispatcherConfig,
         log: Log,
         directory: Directory,
+        lanes: Lanes,
+        cancellations: Cancellations,
         key_ring: KeyRing,
         policy: EgressPolicy,
         clock: Clock,
@@ -74,6 +75,8 @@ impl Dispatcher {
             id,
             log,
             directory,
+            lanes,
+            cancellations,
             http,
             clock,
             rng,
@@ -98,14 +101,14 @@ impl Dispatcher {
     pub async fn run(self, soft: CancellationToken, hard: CancellationToken) -> Result<(), DispatcherError> {
         let stop = CancellationToken::new();
         let _stopped = stop.clone().drop_guard();
-        let shared = loop {
+        let membership = loop {
             let joined = tokio::select! {
                 () = soft.cancelled() => return Ok(()),
                 () = hard.cancelled() => return Ok(()),
-                joined = self.join(&stop) => joined,
+                joined = Membership::join(&self.log, &self.id, stop.clone()) => joined,
             };
             match joined {
-                Ok(shared) => break shared,
+                Ok(membership) => break membership,
                 Err(error @ LogError::Unavailable(_)) => {
                     warn!(%error, "cannot join the dispatchers yet");
                     sleep(JOIN_PAUSE).await;
@@ -116,17 +119,11 @@ impl Dispatcher {
         let joined = self.joined.clone();
         joined.send_replace(true);
         let span = info_span!("dispatcher", dispatcher.id = self.id);
-        Service::new(self, shared).run(soft, hard).instrument(span).await;
+        Service::new(self, membership)
+            .run(soft, hard)
+            .instrument(span)
+            .await;
         joined.send_replace(false);
         Ok(())
-    }
-
-    /// Joins last: work may come at once.
-    async fn join(&self, stop: &CancellationToken) -> Result<Shared, LogError> {
-        Ok(Shared {
-            lanes: Lanes::start(&self.log, stop.clone()).await?,
-            cancellations: Cancellations::start(&self.log, stop.clone()).await?,
-            membership: Membership::join(&self.log, &self.id, stop.clone()).await?,
-        })
     }
 }

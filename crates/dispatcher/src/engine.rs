@@ -14,6 +14,7 @@ use cuitty_webhooks_domain::attempt::Attempt;
 use cuitty_webhooks_domain::delivery::{
     Concluded, Conclusion, DeliveryEvent, DeliveryRef, FailureReason, Requested, Verdict, conclude,
 };
+use cuitty_webhooks_domain::ids::DeliveryId;
 use cuitty_webhooks_domain::retry::pressure;
 use cuitty_webhooks_log::directory::Directory;
 use cuitty_webhooks_log::membership::Holdings;
@@ -174,7 +175,9 @@ impl Engine {
             return Ok(SILENT);
         };
         let (requested, requested_sequence) = (&*job.requested, job.requested_sequence);
-        if task.verify && self.is_attempted(key, &job).await? {
+        let is_cancelled = self.cancellations.contains(key.delivery_id);
+        // Whoever cancelled it has ended it, unless that failed half-way.
+        if (task.verify || is_cancelled) && self.is_attempted(key, &job).await? {
             return Ok(SILENT);
         }
         let entry = self
@@ -183,7 +186,7 @@ impl Engine {
             .ok_or(NotNow(SOON))?;
         let endpoint = &entry.endpoint;
         let now = (self.clock)();
-        let refusal = if self.cancellations.contains(key.delivery_id) {
+        let refusal = if is_cancelled {
             Some(FailureReason::Cancelled)
         } else {
             refusal(endpoint, requested, now)
@@ -242,6 +245,7 @@ impl Engine {
         let mut rng = StdRng::seed_from_u64(entropy.jitter);
         let Verdict { conclusion, disables } =
             conclude(&attempt, &prepared.schedule, requested.deadline, at, &mut rng);
+        let conclusion = self.unless_cancelled(key.delivery_id, conclusion);
         report(&requested.delivery, &attempt, &conclusion);
         let sign = Sign::from(pressure(&attempt, at));
         let concluded = Concluded {
@@ -264,6 +268,16 @@ impl Engine {
             },
             _ => Ended::Recorded { outcome, sign },
         })
+    }
+
+    /// What an attempt means for a delivery that may have been cancelled meanwhile: it is not retried then.
+    fn unless_cancelled(&self, delivery_id: DeliveryId, conclusion: Conclusion) -> Conclusion {
+        match conclusion {
+            Conclusion::Retry { .. } if self.cancellations.contains(delivery_id) => Conclusion::Failed {
+                reason: FailureReason::Cancelled,
+            },
+            conclusion => conclusion,
+        }
     }
 
     /// Whether the log has an outcome of that attempt, or of a later one.

@@ -22,8 +22,10 @@ pub mod names {
     pub const QUEUED_BYTES: &str = "webhooks_queued_bytes";
     /// Lanes that read the log themselves.
     pub const DETACHED_LANES: &str = "webhooks_detached_lanes";
-    /// Lanes whose breaker is open or half-open.
+    /// Lanes of active endpoints whose breaker is open or half-open.
     pub const OPEN_BREAKERS: &str = "webhooks_open_breakers";
+    /// Breakers that opened or closed, by the state that they changed `to`: `open` or `closed`.
+    pub const BREAKER_CHANGES: &str = "webhooks_breaker_changes_total";
     /// Whether pulling is paused because too much is held: 0 or 1.
     pub const PAUSED: &str = "webhooks_pull_paused";
     /// Work items left to detached lanes.
@@ -70,7 +72,12 @@ pub fn describe() {
     describe_gauge!(
         names::OPEN_BREAKERS,
         Unit::Count,
-        "Lanes whose breaker is open or half-open"
+        "Lanes of active endpoints whose breaker is open or half-open"
+    );
+    describe_counter!(
+        names::BREAKER_CHANGES,
+        Unit::Count,
+        "Breakers that opened or closed, by the state they changed to"
     );
     describe_gauge!(
         names::PAUSED,
@@ -133,6 +140,8 @@ pub(crate) struct Metrics {
     queued: Gauge,
     queued_bytes: Gauge,
     paused: Gauge,
+    pub(crate) breakers_opened: Counter,
+    pub(crate) breakers_closed: Counter,
     pub(crate) skipped: Counter,
     pub(crate) duplicates: Counter,
     pub(crate) unreadable: Counter,
@@ -156,6 +165,8 @@ impl Metrics {
             detached: gauge!(names::DETACHED_LANES),
             open: gauge!(names::OPEN_BREAKERS),
             paused: gauge!(names::PAUSED),
+            breakers_opened: counter!(names::BREAKER_CHANGES, "to" => "open"),
+            breakers_closed: counter!(names::BREAKER_CHANGES, "to" => "closed"),
             skipped: counter!(names::SKIPPED),
             duplicates: counter!(names::DUPLICATES),
             unreadable: counter!(names::UNREADABLE),

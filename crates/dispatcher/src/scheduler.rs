@@ -249,6 +249,11 @@ impl<W> Scheduler<W> {
         self.lanes.contains_key(&endpoint_id)
     }
 
+    /// The endpoint of an attempt that waits or is in flight.
+    pub(crate) fn endpoint_of(&self, key: AttemptKey) -> Option<EndpointId> {
+        self.held.get(&key).map(|held| held.endpoint_id)
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         Stats {
             in_flight: self.in_flight,
@@ -257,7 +262,7 @@ impl<W> Scheduler<W> {
             open: self
                 .lanes
                 .values()
-                .filter(|lane| !lane.breaker.is_closed())
+                .filter(|lane| lane.settings.active && !lane.breaker.is_closed())
                 .count(),
             queued: self.queued,
             is_paused: self.is_paused,

@@ -27,7 +27,7 @@ use self::errands::{Errands, Owner, Times};
 use self::puller::{Pulled, Puller};
 use self::replies::Replies;
 use crate::config::DispatcherConfig;
-use crate::dispatcher::{Dispatcher, Shared};
+use crate::dispatcher::Dispatcher;
 use crate::engine::{Engine, Entropy, LATER, Past, Task, Work};
 use crate::metrics::{Metrics, ParkReason};
 use crate::scheduler::{
@@ -78,15 +78,11 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(dispatcher: Dispatcher, shared: Shared) -> Self {
-        let Shared {
-            membership,
-            lanes,
-            cancellations,
-        } = shared;
+    pub(crate) fn new(dispatcher: Dispatcher, membership: Membership) -> Self {
         let metrics = Metrics::new();
         let limits = limits(&dispatcher.config);
         let (id, log, clock) = (dispatcher.id, dispatcher.log, dispatcher.clock);
+        let (lanes, cancellations) = (dispatcher.lanes, dispatcher.cancellations);
         let engine = Engine {
             dispatcher_id: id.clone(),
             log: log.clone(),
@@ -102,7 +98,7 @@ impl Service {
         let (pulled, arrivals) = mpsc::channel(PULLED);
         Self {
             replies: Replies::start(log.clone()),
-            errands: Errands::new(log.clone(), lanes, clock, id),
+            errands: Errands::new(log.clone(), lanes, clock, id, metrics.clone()),
             scheduler: Scheduler::new(limits),
             engine: Arc::new(engine),
             attempts: JoinSet::new(),
@@ -317,7 +313,13 @@ impl Service {
         while let Some(ended) = next {
             // A panic is caught inside of the task; what is left is an abort, after which nothing is asked any more.
             if let Ok((key, ended)) = ended {
+                // While it was in flight it could not be taken out of its lane, into which it may be put back now.
+                let cancelled = self.cancellations.contains(key.delivery_id);
+                let endpoint_id = cancelled.then(|| self.scheduler.endpoint_of(key)).flatten();
                 self.scheduler.handle_event(Event::Ended { key, ended }, now);
+                if let Some(endpoint_id) = endpoint_id {
+                    self.cancelled(endpoint_id, key.delivery_id);
+                }
             }
             next = self.attempts.try_join_next();
         }

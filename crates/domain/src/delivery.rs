@@ -9,6 +9,7 @@ use rand::Rng;
 use crate::attempt::Attempt;
 use crate::ids::{DeliveryId, EndpointId, MessageId};
 use crate::names::{EventType, ProjectId};
+use crate::rejection::{Rejection, Resource};
 use crate::retry::{RetrySchedule, retry_after};
 
 /// How long after its request a delivery is still attempted (24 h).
@@ -305,6 +306,28 @@ impl Delivery {
         if self.status != DeliveryStatus::Pending {
             self.completed_at = Some(event.at);
         }
+    }
+}
+
+impl Delivery {
+    /// Whether a cancellation has anything to end; not when it was cancelled before. Refused when it has ended otherwise.
+    pub fn is_cancellable(&self) -> Result<bool, Rejection> {
+        let message = match (self.status, self.failure_reason) {
+            (DeliveryStatus::Pending, _) => return Ok(true),
+            (DeliveryStatus::Failed, Some(FailureReason::Cancelled)) => return Ok(false),
+            (DeliveryStatus::Failed, reason) => {
+                let reason = reason.map_or("unknown", FailureReason::as_str);
+                format!("only a pending delivery can be cancelled, this one is failed ({reason})")
+            }
+            (DeliveryStatus::Delivered, _) => {
+                "only a pending delivery can be cancelled, this one is delivered".to_owned()
+            }
+        };
+        Err(Rejection::Conflict {
+            resource: Resource::Delivery,
+            id: self.delivery.delivery_id.to_string(),
+            message,
+        })
     }
 }
 

@@ -374,6 +374,6 @@ impl Log {
         let Some(message) = self.message_at(CONTROL_STREAM, sequence).await? else {
             return Ok(None);
         };
-        Ok(Some(codec::decode_endpoint(message.payload)?.endpoint))
+        Ok(Some(codec::decode_endpoint_state(message.payload)?))
     }
 }

@@ -164,7 +164,7 @@ fn read(message: &async_nats::Message) -> Option<Result<Endpoint, CodecError>> {
 
 fn decode(message: &async_nats::Message) -> Result<Endpoint, CodecError> {
     let subject: Subject = message.subject.parse()?;
-    let endpoint = codec::decode_endpoint(message.payload.clone())?.endpoint;
+    let endpoint = codec::decode_endpoint_state(message.payload.clone())?;
     let expected = Subject::Endpoint {
         project_id: endpoint.project_id.clone(),
         endpoint_id: endpoint.id,

@@ -57,6 +57,11 @@ impl Lanes {
         self.kept.state().get(endpoint_id)
     }
 
+    /// Whether an endpoint's lane is saved as detached.
+    pub fn is_detached(&self, endpoint_id: EndpointId) -> bool {
+        self.get(endpoint_id).is_some_and(|saved| saved.record.detached)
+    }
+
     /// The lanes of a partition that are saved as detached, in no order.
     pub fn detached(&self, partition: u16) -> Vec<Arc<SavedLane>> {
         self.kept.state().detached(partition)

@@ -102,7 +102,30 @@ impl Log {
         project_id: &ProjectId,
         endpoint_id: EndpointId,
     ) -> Result<Option<(u64, Concluded)>, LogError> {
-        let reads = [Outcome::Attempted, Outcome::Succeeded, Outcome::Failed].map(|outcome| {
+        let any = [Outcome::Attempted, Outcome::Succeeded, Outcome::Failed];
+        self.last_of(project_id, endpoint_id, any).await
+    }
+
+    /// The endpoint's last outcome that did not fail a delivery for good, and its sequence, as the stream's leader knows it.
+    /// It is of an attempt: nobody ends a delivery so without one.
+    ///
+    /// [`LogError::Codec`] when this version cannot read it.
+    pub async fn last_not_failed(
+        &self,
+        project_id: &ProjectId,
+        endpoint_id: EndpointId,
+    ) -> Result<Option<(u64, Concluded)>, LogError> {
+        let attempts = [Outcome::Attempted, Outcome::Succeeded];
+        self.last_of(project_id, endpoint_id, attempts).await
+    }
+
+    async fn last_of(
+        &self,
+        project_id: &ProjectId,
+        endpoint_id: EndpointId,
+        outcomes: impl IntoIterator<Item = Outcome>,
+    ) -> Result<Option<(u64, Concluded)>, LogError> {
+        let reads = outcomes.into_iter().map(|outcome| {
             let subject = Subject::Outcome {
                 project_id: project_id.clone(),
                 endpoint_id,
@@ -118,6 +141,27 @@ impl Log {
             .max_by_key(|message| message.sequence);
         last.map(|message| Ok((message.sequence, decode(message)?)))
             .transpose()
+    }
+
+    /// The outcomes of one delivery that are stored after `sequence`, in order: everything that the stream's leader has at
+    /// the time of the call. Those that this version cannot read are counted and left out.
+    ///
+    /// Reads what became of the endpoint's other deliveries since, too.
+    pub async fn outcomes_of(
+        &self,
+        delivery: &DeliveryRef,
+        sequence: u64,
+    ) -> Result<Vec<Concluded>, LogError> {
+        let mut outcomes = Vec::new();
+        let collect = |event: &Concluded| {
+            if event.delivery.delivery_id == delivery.delivery_id {
+                outcomes.push(event.clone());
+            }
+            false
+        };
+        self.visit_outcomes(&delivery.project_id, delivery.endpoint_id, sequence, collect)
+            .await?;
+        Ok(outcomes)
     }
 
     /// Whether attempt `number` of the delivery needs not be made: an outcome of it, of a later one, or one that ends the

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use cuitty_webhooks_domain::Clock;
 use cuitty_webhooks_history::{HistoryError, Store};
-use cuitty_webhooks_log::Log;
 use cuitty_webhooks_log::directory::Directory;
+use cuitty_webhooks_log::{Lanes, Log};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +39,7 @@ pub struct Projector {
     config: ProjectorConfig,
     log: Log,
     directory: Directory,
+    lanes: Lanes,
     store: Store,
     clock: Clock,
     status: watch::Sender<ProjectorStatus>,
@@ -58,6 +59,7 @@ impl Projector {
         config: ProjectorConfig,
         log: Log,
         directory: Directory,
+        lanes: Lanes,
         store: Store,
         clock: Clock,
     ) -> Self {
@@ -65,6 +67,7 @@ impl Projector {
             config,
             log,
             directory,
+            lanes,
             store,
             clock,
             status: watch::Sender::default(),
@@ -251,6 +254,7 @@ impl Projector {
             config: &self.config,
             log: &self.log,
             directory: &self.directory,
+            lanes: &self.lanes,
             store: &self.store,
             clock: self.clock,
         }

@@ -48,13 +48,15 @@ impl Sweep {
             for delivery in page {
                 let id = delivery.delivery.delivery_id;
                 let entry = upkeep.directory.get(delivery.delivery.endpoint_id);
+                // A detached lane reads on to what waits in it, and ends it then.
+                let waits_in_lane = upkeep.lanes.is_detached(delivery.delivery.endpoint_id);
                 let is_settled = entry.as_ref().is_some_and(|entry| {
                     let through = settled.get(usize::from(entry.partition));
                     through.is_some_and(|&through| delivery.requested_sequence <= through)
                 });
                 if self.made_due.contains(&id) {
                     waiting.insert(id);
-                } else if is_settled && self.made_due.len() < MAX_REMEMBERED {
+                } else if is_settled && !waits_in_lane && self.made_due.len() < MAX_REMEMBERED {
                     let endpoint = entry.as_deref().map(|entry| &entry.endpoint);
                     if make_due(upkeep, &delivery, endpoint, "deadline").await? {
                         self.made_due.insert(id);

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use cuitty_webhooks_domain::Clock;
 use cuitty_webhooks_history::Store;
-use cuitty_webhooks_log::Log;
 use cuitty_webhooks_log::directory::Directory;
+use cuitty_webhooks_log::{Lanes, Log};
 use tracing::{debug, warn};
 
 use crate::config::ProjectorConfig;
@@ -24,6 +24,7 @@ pub(crate) struct Upkeep<'a> {
     pub(crate) config: &'a ProjectorConfig,
     pub(crate) log: &'a Log,
     pub(crate) directory: &'a Directory,
+    pub(crate) lanes: &'a Lanes,
     pub(crate) store: &'a Store,
     pub(crate) clock: Clock,
 }

@@ -3,14 +3,18 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use cuitty_webhooks_proto::v1::{CreateEndpointRequest, DeliveryStatus, Endpoint, UpdateEndpointRequest};
+use cuitty_webhooks_proto::v1::{
+    CreateEndpointRequest, DeleteEndpointRequest, DeliveryStatus, Endpoint, UpdateEndpointRequest,
+};
 use harness::app::TestApp;
 use harness::books::{Books, Moment};
 use harness::eventually::eventually;
+use harness::grpc::refused;
 use harness::receiver::{Receiver, Reply};
 use harness::traffic::{hand_over, latencies, nothing_is_pending, numbered, offer, quantile, tally};
 use prost_types::FieldMask;
 use tokio::time::Instant;
+use tonic::Code;
 
 use super::{
     FAILURES, FIRST_WINDOW, PATIENCE, are_probes, at_least, endpoint, installation, lanes_are,
@@ -162,7 +166,35 @@ async fn an_endpoint_disabled_with_a_backlog_ends_all_of_it_at_once() {
     // The dispatcher may have begun a probe before it learned of it.
     let after = receiver.count("/dead") - requests;
     assert!(after <= FIRST_WINDOW, "{after} requests after it was disabled");
-    // Nothing has shown that it is well, so its breaker stays as it is.
-    lanes_are(&app, DISPATCHER, 0, 1).await;
+    // Nothing has shown that it is well, so its breaker stays as it is; of a disabled endpoint it does not count.
+    lanes_are(&app, DISPATCHER, 0, 0).await;
+    nothing_is_unacknowledged(&app).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_deleted_with_a_backlog_still_gets_all_of_it_and_nothing_new() {
+    const EVENTS: usize = 1000;
+    let receiver = Receiver::start();
+    let app = installation(1).start().await;
+    receiver.script("/dead", [Reply::status(500)]);
+    let dead = endpoint(&app, &receiver, "/dead", CreateEndpointRequest::default()).await;
+    hand_over(&app, &dead, EVENTS).await;
+    lanes_are(&app, DISPATCHER, 1, 1).await;
+
+    let request = DeleteEndpointRequest {
+        endpoint_id: dead.clone(),
+    };
+    app.endpoints().delete_endpoint(request).await.unwrap();
+    let refusal = refused(app.messages().deliver(numbered(&dead, EVENTS)).await);
+    assert_eq!(
+        (refusal.code, refusal.reason.as_str()),
+        (Code::NotFound, "ENDPOINT_NOT_FOUND")
+    );
+    receiver.script("/dead", [Reply::status(200)]);
+    all_delivered(&app, &dead, EVENTS).await;
+    let books = Books::read(&app.nats.url(), &receiver).await;
+    assert_eq!((books.len(), books.repeated()), (EVENTS, vec![]));
+    books.check_delivered();
+    lanes_are(&app, DISPATCHER, 0, 0).await;
     nothing_is_unacknowledged(&app).await;
 }

@@ -6,21 +6,20 @@ mod once;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
-use cuitty_webhooks_domain::delivery::{Delivery, Origin};
+use chrono::{DateTime, Utc};
+use cuitty_webhooks_domain::delivery::Delivery;
 use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId, MessageId};
 use cuitty_webhooks_domain::limits;
-use cuitty_webhooks_domain::names::EventType;
-use cuitty_webhooks_domain::rejection::Rejection;
+use cuitty_webhooks_domain::rejection::{Rejection, Resource};
 use cuitty_webhooks_log::{Intent, Log};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::field::{Empty, display};
 use tracing::{Instrument, Span};
 
+use self::message::Message;
 pub(crate) use self::message::NewMessage;
-use self::message::{JSON, Message};
 use self::once::Once;
-use super::input::Violations;
 use super::{App, observed, unknown_endpoint, unknown_project};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
@@ -32,6 +31,8 @@ pub(crate) struct Accepted {
     pub(crate) message_id: MessageId,
     /// None when no endpoint matched.
     pub(crate) deliveries: Vec<(DeliveryId, EndpointId)>,
+    /// When it was accepted first.
+    pub(crate) requested_at: DateTime<Utc>,
     /// Highest of the message's.
     pub(crate) log_sequence: u64,
     /// Whether the idempotency key had been used for the same request before.
@@ -64,41 +65,39 @@ impl App {
         .await
     }
 
-    /// Sends a synthetic event to one endpoint, whatever its event types.
+    /// Sends a synthetic event to one endpoint, whatever its event types. Refused while the endpoint is disabled: it would
+    /// get nothing.
     #[tracing::instrument(name = "api.send_test_event", skip_all, fields(endpoint.id = %endpoint_id))]
     pub(crate) async fn send_test_event(
         &self,
         caller: &Caller,
         endpoint_id: EndpointId,
         event_type: &str,
+        idempotency_key: String,
     ) -> Result<Delivery, AppError> {
         observed("send_test_event", async {
             caller.require(Scope::Manage)?;
-            let _permit = self.accepts.try_acquire().map_err(|_| AppError::Overloaded)?;
-            let endpoint = self.endpoint(caller, endpoint_id)?;
-            let mut violations = Violations::default();
-            let event_type = violations.parse::<EventType>("event_type", event_type);
-            let event_type = violations.finish(event_type)?;
-            let payload = format!(
-                r#"{{"type":"{event_type}","timestamp":"{}","data":{{"test":true}}}}"#,
-                self.now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
-            );
-            let message = Message {
-                project_id: endpoint.endpoint.project_id.clone(),
-                event_type,
-                payload: payload.into(),
-                endpoint_id: Some(endpoint_id),
-                idempotency_key: String::new(),
-                content_type: JSON.to_owned(),
-                traceparent: String::new(),
-                origin: Origin::Test,
-            };
-            let requested = message.requested(&self.intent(vec![endpoint_id]));
-            let sequences = self.log.append_requested(&requested).await?;
-            match (requested.first(), sequences.first()) {
-                (Some(requested), Some(&sequence)) => Ok(Delivery::requested(requested, sequence)),
-                _ => Err(AppError::internal("the log answered without a sequence")),
+            let permit = Arc::clone(&self.accepts)
+                .try_acquire_owned()
+                .map_err(|_| AppError::Overloaded)?;
+            let entry = self.endpoint(caller, endpoint_id)?;
+            let project_id = entry.endpoint.project_id.clone();
+            let message = Message::test(project_id, endpoint_id, event_type, idempotency_key)?;
+            if let Some(reason) = entry.endpoint.disabled_reason {
+                let conflict = Rejection::Conflict {
+                    resource: Resource::Endpoint,
+                    id: endpoint_id.to_string(),
+                    message: format!("is disabled ({}) and gets no test events", reason.as_str()),
+                };
+                return Err(conflict.into());
             }
+            let described = message.clone();
+            let accepted = self.accept(message, permit).await?;
+            let requested = described.requested(&accepted.intent(endpoint_id));
+            let requested = requested
+                .first()
+                .ok_or_else(|| AppError::internal("a test event went to nobody"))?;
+            Ok(Delivery::requested(requested, accepted.log_sequence))
         })
         .await
     }
@@ -205,8 +204,19 @@ impl Accepted {
         Self {
             message_id,
             deliveries,
+            requested_at: intent.requested_at,
             log_sequence,
             duplicate: false,
+        }
+    }
+
+    /// What was intended by a message to one endpoint.
+    fn intent(&self, endpoint_id: EndpointId) -> Intent {
+        Intent {
+            message_id: self.message_id,
+            endpoint_ids: vec![endpoint_id],
+            fingerprint: [0; 32],
+            requested_at: self.requested_at,
         }
     }
 

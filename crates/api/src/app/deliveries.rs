@@ -117,7 +117,7 @@ impl App {
         Ok((project, endpoint))
     }
 
-    async fn await_history(&self, sequence: u64) -> Result<(), AppError> {
+    pub(super) async fn await_history(&self, sequence: u64) -> Result<(), AppError> {
         if sequence == 0 {
             return Ok(());
         }

@@ -16,7 +16,7 @@ use cuitty_webhooks_history::{AttemptRow, DeliveryDetail};
 use cuitty_webhooks_proto::v1;
 use prost_types::Timestamp;
 
-use crate::app::{PageInput, Watched};
+use crate::app::{EndpointHealth, PageInput, Watched};
 
 /// The id in a field that must hold one.
 pub(super) fn id<T: FromStr<Err = InvalidId>>(field: &str, text: &str) -> Result<T, Rejection> {
@@ -104,7 +104,7 @@ pub(super) fn public_key(key: Option<PublicKey>) -> String {
 }
 
 /// An endpoint as callers see it: its secrets without their values, and only those that still sign at `now`.
-pub(super) fn endpoint(endpoint: &Endpoint, now: DateTime<Utc>) -> v1::Endpoint {
+pub(super) fn endpoint(endpoint: &Endpoint, health: EndpointHealth, now: DateTime<Utc>) -> v1::Endpoint {
     let settings = &endpoint.settings;
     let secret = |secret: &cuitty_webhooks_domain::endpoint::Secret| v1::SecretInfo {
         id: secret.id.to_string(),
@@ -139,6 +139,19 @@ pub(super) fn endpoint(endpoint: &Endpoint, now: DateTime<Utc>) -> v1::Endpoint 
         updated_at: Some(timestamp(endpoint.updated_at)),
         revision: endpoint.revision,
         signature_scheme: scheme(endpoint.signature_scheme()).into(),
+        health: Some(v1::EndpointHealth {
+            state: health.state.as_str().to_owned(),
+            breaker: health.breaker.as_str().to_owned(),
+            since: health.since.map(timestamp),
+            consecutive_failures: health.consecutive_failures,
+            next_probe_at: health.next_probe_at.map(timestamp),
+            waiting: health.waiting,
+        }),
+        blocked_by: health.blocked_by.map(|blocked| v1::BlockedBy {
+            delivery_id: blocked.delivery_id.to_string(),
+            attempts: blocked.attempts,
+            next_attempt_at: Some(timestamp(blocked.next_attempt_at)),
+        }),
     }
 }
 

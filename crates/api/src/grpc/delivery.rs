@@ -97,9 +97,12 @@ impl DeliveryService for Door {
 
     async fn cancel_delivery(
         &self,
-        _request: Request<v1::CancelDeliveryRequest>,
+        request: Request<v1::CancelDeliveryRequest>,
     ) -> Result<Response<v1::Delivery>, Status> {
-        Err(AppError::NotImplemented("CancelDelivery").into())
+        let caller = caller_of(&request)?;
+        let id = convert::id("delivery_id", &request.get_ref().delivery_id).map_err(AppError::from)?;
+        let cancelled = self.app.cancel_delivery(&caller, id).await?;
+        Ok(Response::new(convert::delivery(&cancelled)))
     }
 }
 

@@ -1,12 +1,21 @@
 //! `EndpointService`.
 
+use cuitty_webhooks_domain::endpoint::Endpoint;
 use cuitty_webhooks_proto::v1;
 use cuitty_webhooks_proto::v1::endpoint_service_server::EndpointService;
 use tonic::{Request, Response, Status};
 
+use super::message::idempotency_key;
 use super::{Door, caller_of, convert};
 use crate::app::{EndpointUpdate, NewEndpoint, Rotation};
 use crate::error::AppError;
+
+impl Door {
+    /// An endpoint as callers see it now.
+    fn shown(&self, endpoint: &Endpoint) -> v1::Endpoint {
+        convert::endpoint(endpoint, self.app.health(endpoint), self.app.now())
+    }
+}
 
 #[tonic::async_trait]
 impl EndpointService for Door {
@@ -24,7 +33,7 @@ impl EndpointService for Door {
         };
         let created = self.app.create_endpoint(&caller, new).await?;
         Ok(Response::new(v1::CreateEndpointResponse {
-            endpoint: Some(convert::endpoint(&created.endpoint, self.app.now())),
+            endpoint: Some(self.shown(&created.endpoint)),
             signing_secret: created.signing_secret.expose().to_string(),
             log_sequence: created.log_sequence,
         }))
@@ -37,7 +46,7 @@ impl EndpointService for Door {
         let caller = caller_of(&request)?;
         let id = convert::id("endpoint_id", &request.get_ref().endpoint_id).map_err(AppError::from)?;
         let entry = self.app.get_endpoint(&caller, id).await?;
-        Ok(Response::new(convert::endpoint(&entry.endpoint, self.app.now())))
+        Ok(Response::new(self.shown(&entry.endpoint)))
     }
 
     async fn list_endpoints(
@@ -51,12 +60,8 @@ impl EndpointService for Door {
             .app
             .list_endpoints(&caller, &request.project_id, &page)
             .await?;
-        let now = self.app.now();
         Ok(Response::new(v1::ListEndpointsResponse {
-            endpoints: entries
-                .iter()
-                .map(|entry| convert::endpoint(&entry.endpoint, now))
-                .collect(),
+            endpoints: entries.iter().map(|entry| self.shown(&entry.endpoint)).collect(),
             next_cursor: next.unwrap_or_default(),
         }))
     }
@@ -76,7 +81,7 @@ impl EndpointService for Door {
             expected_revision: Some(request.expected_revision).filter(|&revision| revision > 0),
         };
         let endpoint = self.app.update_endpoint(&caller, id, update).await?;
-        Ok(Response::new(convert::endpoint(&endpoint, self.app.now())))
+        Ok(Response::new(self.shown(&endpoint)))
     }
 
     async fn delete_endpoint(
@@ -119,7 +124,7 @@ impl EndpointService for Door {
         let id = convert::id("endpoint_id", &request.endpoint_id).map_err(AppError::from)?;
         let secret_id = convert::id("secret_id", &request.secret_id).map_err(AppError::from)?;
         let endpoint = self.app.revoke_secret(&caller, id, secret_id).await?;
-        Ok(Response::new(convert::endpoint(&endpoint, self.app.now())))
+        Ok(Response::new(self.shown(&endpoint)))
     }
 
     async fn send_test_event(
@@ -127,9 +132,13 @@ impl EndpointService for Door {
         request: Request<v1::SendTestEventRequest>,
     ) -> Result<Response<v1::SendTestEventResponse>, Status> {
         let caller = caller_of(&request)?;
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         let id = convert::id("endpoint_id", &request.endpoint_id).map_err(AppError::from)?;
-        let delivery = self.app.send_test_event(&caller, id, &request.event_type).await?;
+        let key = idempotency_key(&metadata, request.idempotency_key)?;
+        let delivery = self
+            .app
+            .send_test_event(&caller, id, &request.event_type, key)
+            .await?;
         Ok(Response::new(v1::SendTestEventResponse {
             delivery: Some(convert::delivery(&delivery)),
         }))

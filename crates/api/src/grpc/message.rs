@@ -53,7 +53,7 @@ impl MessageService for Door {
 }
 
 /// The key of the field, else of the metadata; two that differ are refused.
-fn idempotency_key(metadata: &MetadataMap, field: String) -> Result<String, AppError> {
+pub(super) fn idempotency_key(metadata: &MetadataMap, field: String) -> Result<String, AppError> {
     let Some(value) = metadata.get("idempotency-key") else {
         return Ok(field);
     };

@@ -43,7 +43,7 @@ pub(super) async fn list_endpoints(
     let now = app.now();
     let data = entries
         .iter()
-        .map(|entry| EndpointBody::new(&entry.endpoint, now))
+        .map(|entry| EndpointBody::new(&entry.endpoint, app.health(&entry.endpoint), now))
         .collect();
     Ok(Json(EndpointList { data, next_cursor }))
 }

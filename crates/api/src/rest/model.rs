@@ -8,6 +8,8 @@ use cuitty_webhooks_domain::signing::SignatureScheme;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::app::EndpointHealth;
+
 /// An endpoint. Its secrets are told by id; their values are shown only when they are made.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Endpoint)]
@@ -43,6 +45,38 @@ pub(super) struct EndpointBody {
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
     revision: u64,
+    health: HealthBody,
+    /// The delivery that an ordered endpoint's others wait for.
+    blocked_by: Option<BlockedByBody>,
+}
+
+/// How an endpoint's deliveries fare, as its dispatcher recorded it last: when the breaker opens or closes at once,
+/// everything else within about a second.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EndpointHealth)]
+struct HealthBody {
+    /// `healthy`; `degraded` while deliveries wait behind others; `failing` while the breaker is not closed.
+    state: &'static str,
+    /// `closed`: attempts are made; `open`: none before `next_probe_at`; `half_open`: one at a time, until one succeeds.
+    breaker: &'static str,
+    /// Since when the endpoint has been failing, or has not; null when nothing was ever recorded.
+    since: Option<DateTime<Utc>>,
+    /// Since the last success; 0 unless failing.
+    consecutive_failures: u32,
+    /// When an open breaker lets the next attempt through; null for a disabled endpoint, too.
+    next_probe_at: Option<DateTime<Utc>>,
+    /// Whether deliveries wait in the log until those before them are done.
+    waiting: bool,
+}
+
+/// A delivery that failed and will be attempted again before any other one of its endpoint.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BlockedBy)]
+struct BlockedByBody {
+    delivery_id: String,
+    /// Made so far.
+    attempts: u32,
+    next_attempt_at: DateTime<Utc>,
 }
 
 /// How a secret signs.
@@ -88,7 +122,7 @@ struct SecretBody {
 
 impl EndpointBody {
     /// The endpoint as it is shown at `now`.
-    pub(super) fn new(endpoint: &Endpoint, now: DateTime<Utc>) -> Self {
+    pub(super) fn new(endpoint: &Endpoint, health: EndpointHealth, now: DateTime<Utc>) -> Self {
         let settings = &endpoint.settings;
         let secret = |secret: &Secret| SecretBody {
             id: secret.id.to_string(),
@@ -123,6 +157,19 @@ impl EndpointBody {
             created_at: endpoint.created_at,
             updated_at: endpoint.updated_at,
             revision: endpoint.revision,
+            health: HealthBody {
+                state: health.state.as_str(),
+                breaker: health.breaker.as_str(),
+                since: health.since,
+                consecutive_failures: health.consecutive_failures,
+                next_probe_at: health.next_probe_at,
+                waiting: health.waiting,
+            },
+            blocked_by: health.blocked_by.map(|blocked| BlockedByBody {
+                delivery_id: blocked.delivery_id.to_string(),
+                attempts: blocked.attempts,
+                next_attempt_at: blocked.next_attempt_at,
+            }),
         }
     }
 }

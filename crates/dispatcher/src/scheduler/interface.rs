@@ -338,7 +338,7 @@ pub(crate) struct Stats {
     pub(crate) lanes: usize,
     /// Lanes that read the log themselves.
     pub(crate) detached: usize,
-    /// Lanes whose breaker is not closed.
+    /// Lanes of active endpoints whose breaker is not closed.
     pub(crate) open: usize,
     /// What waits, all lanes together.
     pub(crate) queued: Room,

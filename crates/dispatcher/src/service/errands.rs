@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::Clock;
-use cuitty_webhooks_domain::delivery::Conclusion;
+use cuitty_webhooks_domain::delivery::{Concluded, Conclusion, FailureReason};
 use cuitty_webhooks_domain::ids::EndpointId;
 use cuitty_webhooks_domain::names::ProjectId;
 use cuitty_webhooks_log::{BlockedBy, HealthState, LaneHealth, LaneRecord, Lanes, Log, LogError};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::item;
 use crate::engine::Work;
+use crate::metrics::Metrics;
 use crate::scheduler::{Blocked, BreakerState, Event, Health, Known, LaneId, LaneState, Recovered, Room};
 
 /// Reads of backlogs at the same time.
@@ -42,16 +43,18 @@ pub(super) struct Errands {
     lanes: Lanes,
     clock: Clock,
     dispatcher_id: String,
+    metrics: Metrics,
     reads: Arc<Semaphore>,
 }
 
 impl Errands {
-    pub(super) fn new(log: Log, lanes: Lanes, clock: Clock, dispatcher_id: String) -> Self {
+    pub(super) fn new(log: Log, lanes: Lanes, clock: Clock, dispatcher_id: String, metrics: Metrics) -> Self {
         Self {
             log,
             lanes,
             clock,
             dispatcher_id,
+            metrics,
             reads: Arc::new(Semaphore::new(READS)),
         }
     }
@@ -81,12 +84,19 @@ impl Errands {
     pub(super) async fn save(self, owner: Owner, state: LaneState) -> Event<Work> {
         let lane = owner.lane;
         let record = self.record(&owner, &state);
+        let before = self.lanes.get(lane.endpoint_id);
+        let was_closed = before.is_none_or(|before| is_closed(before.record.health.state));
         loop {
             let Some(saved) = owner.tenure.run_until_cancelled(self.lanes.save(&record)).await else {
                 return Event::Fenced { lane };
             };
             match saved {
-                Ok(_) => return Event::Saved { lane },
+                Ok(_) => {
+                    if was_closed != is_closed(record.health.state) {
+                        self.tell(&record);
+                    }
+                    return Event::Saved { lane };
+                }
                 Err(LogError::Conflict { .. }) => {
                     warn!(endpoint.id = %lane.endpoint_id, "lane was saved by somebody else");
                     return Event::Fenced { lane };
@@ -155,32 +165,53 @@ impl Errands {
     }
 
     async fn try_recover(&self, owner: &Owner, state: Option<LaneState>) -> Result<Recovered, LogError> {
-        let (project_id, endpoint_id) = (&owner.project_id, owner.lane.endpoint_id);
-        if let Some(state) = state.clone().filter(|state| state.detached) {
-            let outcomes = self
-                .log
-                .outcomes_after(project_id, endpoint_id, state.outcomes_from)
-                .await?;
-            let times = self.times();
-            let known = outcomes.of.into_iter().map(|(delivery_id, last)| {
-                let next = last.next_attempt_at.map(|at| times.instant(at));
-                let attempts = last.attempts;
-                (delivery_id, Known { attempts, next })
-            });
-            return Ok(Recovered {
-                known: known.collect(),
-                outcomes_to: outcomes.to.max(state.outcomes_from),
-                state,
-            });
+        match state {
+            Some(state) if state.detached => self.recover_at(owner, state).await,
+            state => {
+                let closed = Health {
+                    breaker: BreakerState::Closed,
+                    consecutive_failures: 0,
+                };
+                let health = state.map_or(closed, |state| state.health);
+                self.recover_ordered(owner, health).await
+            }
         }
-        // Of an ordered endpoint, whose last outcome says it all.
+    }
+
+    /// Finds out what is done behind the place where a lane was saved.
+    async fn recover_at(&self, owner: &Owner, state: LaneState) -> Result<Recovered, LogError> {
+        let outcomes = self
+            .log
+            .outcomes_after(&owner.project_id, owner.lane.endpoint_id, state.outcomes_from)
+            .await?;
+        let times = self.times();
+        let known = outcomes.of.into_iter().map(|(delivery_id, last)| {
+            let next = last.next_attempt_at.map(|at| times.instant(at));
+            let attempts = last.attempts;
+            (delivery_id, Known { attempts, next })
+        });
+        Ok(Recovered {
+            known: known.collect(),
+            outcomes_to: outcomes.to.max(state.outcomes_from),
+            state,
+        })
+    }
+
+    /// Finds the place of an ordered endpoint's lane that is not saved: what comes to an end there does so in its turn, so
+    /// the last outcome says what is done.
+    async fn recover_ordered(&self, owner: &Owner, health: Health) -> Result<Recovered, LogError> {
+        let (project_id, endpoint_id) = (&owner.project_id, owner.lane.endpoint_id);
         let last = self.log.last_outcome(project_id, endpoint_id).await?;
+        if last.as_ref().is_some_and(|(_, last)| is_out_of_turn(last)) {
+            let last = self.log.last_not_failed(project_id, endpoint_id).await?;
+            let cursor = last.map_or(0, |(_, last)| done_by(&last));
+            return self.recover_at(owner, place(cursor, cursor, health)).await;
+        }
         let (mut cursor, mut known, mut outcomes_to) = (0, HashMap::new(), 0);
         if let Some((sequence, concluded)) = last {
             outcomes_to = sequence;
-            cursor = concluded.requested_sequence;
+            cursor = done_by(&concluded);
             if let Conclusion::Retry { next_attempt_at } = concluded.conclusion {
-                cursor -= 1;
                 let last = Known {
                     attempts: concluded.attempt.as_ref().map_or(0, |attempt| attempt.number),
                     next: Some(self.times().instant(next_attempt_at)),
@@ -188,26 +219,28 @@ impl Errands {
                 known.insert(concluded.delivery.delivery_id, last);
             }
         }
-        let health = state.map_or(
-            Health {
-                breaker: BreakerState::Closed,
-                consecutive_failures: 0,
-            },
-            |state| state.health,
-        );
         Ok(Recovered {
-            state: LaneState {
-                detached: true,
-                floor: cursor,
-                cursor,
-                done: Vec::new(),
-                outcomes_from: outcomes_to,
-                health,
-                blocked: None,
-            },
+            state: place(cursor, outcomes_to, health),
             known,
             outcomes_to,
         })
+    }
+
+    /// The breaker of an endpoint has opened or closed, and that is recorded.
+    fn tell(&self, record: &LaneRecord) {
+        let LaneHealth {
+            state,
+            consecutive_failures,
+            ..
+        } = record.health;
+        let (endpoint_id, project_id) = (record.endpoint_id, &record.project_id);
+        if is_closed(state) {
+            self.metrics.breakers_closed.increment(1);
+            info!(endpoint.id = %endpoint_id, project.id = %project_id, "breaker closed: the endpoint answers again");
+        } else {
+            self.metrics.breakers_opened.increment(1);
+            info!(endpoint.id = %endpoint_id, project.id = %project_id, consecutive_failures, "breaker opened: the endpoint fails");
+        }
     }
 
     fn record(&self, owner: &Owner, state: &LaneState) -> LaneRecord {
@@ -221,7 +254,7 @@ impl Errands {
         };
         let since = before
             .map(|before| before.record.health.clone())
-            .filter(|before| before.state == health)
+            .filter(|before| is_closed(before.state) == is_closed(health))
             .map_or(times.utc, |before| before.since);
         LaneRecord {
             endpoint_id,
@@ -255,6 +288,39 @@ impl Errands {
             instant: Instant::now(),
         }
     }
+}
+
+/// Whether a delivery was ended from outside, which may happen while others wait before it.
+fn is_out_of_turn(outcome: &Concluded) -> bool {
+    let cancelled = Conclusion::Failed {
+        reason: FailureReason::Cancelled,
+    };
+    outcome.attempt.is_none() && outcome.conclusion == cancelled
+}
+
+/// Sequence up to which an ordered endpoint's items are done when this is the last outcome that came in its turn.
+fn done_by(outcome: &Concluded) -> u64 {
+    match outcome.conclusion {
+        Conclusion::Retry { .. } => outcome.requested_sequence - 1,
+        Conclusion::Succeeded | Conclusion::Failed { .. } => outcome.requested_sequence,
+    }
+}
+
+/// A lane that reads on after `cursor`.
+fn place(cursor: u64, outcomes_from: u64, health: Health) -> LaneState {
+    LaneState {
+        detached: true,
+        floor: cursor,
+        cursor,
+        done: Vec::new(),
+        outcomes_from,
+        health,
+        blocked: None,
+    }
+}
+
+fn is_closed(state: HealthState) -> bool {
+    state == HealthState::Closed
 }
 
 fn state_of(record: &LaneRecord, times: &Times) -> LaneState {

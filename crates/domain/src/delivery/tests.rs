@@ -239,6 +239,76 @@ fn three_attempts_are_counted_and_the_end_is_kept() {
     assert_eq!(state, ended);
 }
 
+#[test]
+fn of_two_ends_the_first_one_stands() {
+    let open = delivery();
+    let cancelled = concluded(
+        &open,
+        None,
+        Conclusion::Failed {
+            reason: FailureReason::Cancelled,
+        },
+    );
+    let succeeded = concluded(&open, Some(answered(1, 200)), Conclusion::Succeeded);
+    let fold = |events: [&Concluded; 2]| {
+        let mut state = open.clone();
+        events.into_iter().for_each(|event| state.evolve(event));
+        state
+    };
+    let by_cancel = fold([&cancelled, &succeeded]);
+    assert_eq!(
+        (
+            by_cancel.status,
+            by_cancel.failure_reason,
+            by_cancel.attempt_count
+        ),
+        (DeliveryStatus::Failed, Some(FailureReason::Cancelled), 0)
+    );
+    let by_success = fold([&succeeded, &cancelled]);
+    assert_eq!(
+        (
+            by_success.status,
+            by_success.failure_reason,
+            by_success.attempt_count
+        ),
+        (DeliveryStatus::Delivered, None, 1)
+    );
+}
+
+#[test]
+fn only_a_pending_delivery_is_cancelled_and_that_twice() {
+    let mut refused = 0;
+    for (status, failure_reason, expected) in [
+        (DeliveryStatus::Pending, None, Some(true)),
+        (
+            DeliveryStatus::Failed,
+            Some(FailureReason::Cancelled),
+            Some(false),
+        ),
+        (DeliveryStatus::Failed, Some(FailureReason::Exhausted), None),
+        (
+            DeliveryStatus::Failed,
+            Some(FailureReason::EndpointDisabled),
+            None,
+        ),
+        (DeliveryStatus::Delivered, None, None),
+    ] {
+        let state = Delivery {
+            status,
+            failure_reason,
+            ..delivery()
+        };
+        let decided = state.is_cancellable();
+        assert_eq!(decided.as_ref().ok(), expected.as_ref(), "{status:?}");
+        if let Err(Rejection::Conflict { message, .. }) = decided {
+            let named = failure_reason.map_or(status.as_str(), FailureReason::as_str);
+            assert!(message.contains(named), "{message}");
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, 3);
+}
+
 proptest! {
     #[test]
     fn applying_a_fact_twice_changes_nothing(steps in proptest::collection::vec((1u32..6, 0u8..4), 0..12)) {

@@ -120,6 +120,12 @@ pub fn decode_endpoint(body: Bytes) -> Result<EndpointRecord, CodecError> {
     })
 }
 
+/// Reads only the endpoint after a change, whatever the change is: it may be of a kind that only later versions know.
+pub fn decode_endpoint_state(body: Bytes) -> Result<Endpoint, CodecError> {
+    let message = stored::EndpointChanged::decode(body)?;
+    decode_state(required("state", message.state)?)
+}
+
 /// What a change holds beyond its name stands in the state after it.
 fn decode_change(change: Change, endpoint: &Endpoint) -> Result<EndpointChange, CodecError> {
     let settings = || Box::new(endpoint.settings.clone());

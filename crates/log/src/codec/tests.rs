@@ -3,6 +3,7 @@ mod round_trip;
 
 use bytes::Bytes;
 use cuitty_webhooks_domain::delivery::DeliveryEvent;
+use cuitty_webhooks_domain::endpoint::Endpoint;
 use cuitty_webhooks_proto::events::v1 as stored;
 use prost::Message;
 
@@ -134,4 +135,35 @@ fn an_endpoint_is_no_fact_about_a_delivery() {
         decode_event(Kind::Endpoint, golden::endpoint()),
         Err(CodecError::Invalid { field: "kind", .. })
     ));
+}
+
+/// A change that only a later version knows, to this state.
+pub(crate) fn unknown_change(body: &Bytes, alter: impl FnOnce(&mut stored::EndpointState)) -> Bytes {
+    let known = altered::<stored::EndpointChanged>(body, |message| {
+        message.change = None;
+        alter(message.state.as_mut().unwrap());
+    });
+    let mut body = known.to_vec();
+    // Field 13, a message of three bytes.
+    body.extend([13 << 3 | 2, 3, 0x0a, 1, b'x']);
+    body.into()
+}
+
+#[test]
+fn the_state_after_a_change_of_an_unknown_kind_is_read() {
+    let body = golden::endpoint();
+    let expected = decode_endpoint(body.clone()).unwrap().endpoint;
+    assert_eq!(decode_endpoint_state(body.clone()), Ok(expected.clone()));
+
+    let later = unknown_change(&body, |state| state.revision += 1);
+    assert_eq!(decode_endpoint(later.clone()), Err(CodecError::Missing("change")));
+    let expected = Endpoint {
+        revision: expected.revision + 1,
+        ..expected
+    };
+    assert_eq!(decode_endpoint_state(later), Ok(expected));
+    assert_eq!(
+        decode_endpoint_state(altered::<stored::EndpointChanged>(&body, |m| m.state = None)),
+        Err(CodecError::Missing("state"))
+    );
 }

@@ -4,11 +4,15 @@ use cuitty_webhooks_domain::endpoint::{
 };
 use cuitty_webhooks_domain::ids::SecretId;
 use cuitty_webhooks_domain::seal::SealedSecret;
+use cuitty_webhooks_proto::events::v1::EndpointChanged;
+use cuitty_webhooks_proto::events::v1::endpoint_changed::Change;
+use prost::Message;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 
 use super::*;
+use crate::codec::tests::unknown_change;
 use crate::testing::{NatsServer, SOON, eventually};
 
 fn at(number: u8) -> DateTime<Utc> {
@@ -169,6 +173,52 @@ async fn other_subjects_count_and_what_cannot_be_read_is_left_out() {
         Some(vec![last.id, known.id])
     );
     assert_eq!(directory.get(known.id).map(|entry| entry.sequence), Some(1));
+}
+
+#[tokio::test]
+async fn a_change_of_a_kind_that_only_later_versions_know_is_folded_in_and_built_upon() {
+    let server = NatsServer::start().await;
+    let log = server.log().await;
+    let (change, first) = created(1, "acme", &["budget.*"]);
+    create(&log, 1, "acme", &["budget.*"]).await;
+    let directory = Directory::start(&log, CancellationToken::new()).await.unwrap();
+
+    let body = codec::encode_endpoint(&change, &[], &first, &Actor::system("later"));
+    let body = unknown_change(&body, |state| {
+        state.revision = 2;
+        state.url = "https://example.com/moved".into();
+    });
+    let subject = format!("webhooks.endpoint.acme.{}", first.id);
+    let published = log.jetstream().publish(subject, body).await.unwrap();
+    let sequence = published.await.unwrap().sequence;
+    assert!(directory.wait_for(sequence, SOON).await);
+    let entry = directory.get(first.id).unwrap();
+    assert_eq!(
+        (
+            entry.endpoint.revision,
+            entry.endpoint.settings.url.as_str(),
+            entry.sequence
+        ),
+        (2, "https://example.com/moved", sequence)
+    );
+
+    let update = EndpointCommand::Update {
+        settings: Box::new(EndpointSettings {
+            max_in_flight: 9,
+            ..entry.endpoint.settings.clone()
+        }),
+        active: None,
+        expected_revision: None,
+    };
+    let (updated, sequence) = command(&log, &entry, update).await;
+    assert_eq!((updated.revision, updated.settings.max_in_flight), (3, 9));
+    let stored = log.message_at(topology::CONTROL_STREAM, sequence).await.unwrap();
+    let message = EndpointChanged::decode(stored.unwrap().payload).unwrap();
+    let fields = match message.change {
+        Some(Change::Updated(updated)) => updated.fields,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(fields, ["max_in_flight"]);
 }
 
 #[tokio::test]

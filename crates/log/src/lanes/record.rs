@@ -52,7 +52,7 @@ pub struct LaneRecord {
 pub struct LaneHealth {
     /// What it does.
     pub state: HealthState,
-    /// Since when.
+    /// Since when it is closed, or is not.
     pub since: DateTime<Utc>,
     /// Failures since the last success.
     #[serde(default)]

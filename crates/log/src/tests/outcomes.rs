@@ -132,6 +132,38 @@ async fn many_outcomes_are_read_part_by_part() {
 }
 
 #[tokio::test]
+async fn the_outcomes_of_one_delivery_are_told_in_order() {
+    let server = NatsServer::start().await;
+    let log = server.log().await;
+    let (request, other) = (requested(1, 1), requested(2, 1));
+    let of_it = [retry(&request, 1), cancelled(&request), success(&request, 2)];
+    append(&log, &of_it[..1]).await;
+    append(&log, &[retry(&other, 1)]).await;
+    append(&log, &of_it[1..]).await;
+    append(&log, &[success(&other, 2)]).await;
+    let of = async |after| log.outcomes_of(&request.delivery, after).await.unwrap();
+    assert_eq!(of(0).await, of_it);
+    assert_eq!(of(1).await, of_it[1..]);
+    assert_eq!(of(4).await, []);
+}
+
+#[tokio::test]
+async fn what_failed_for_good_can_be_passed_over() {
+    let server = NatsServer::start().await;
+    let log = server.log().await;
+    let project_id = "acme".parse().unwrap();
+    let last = async || log.last_not_failed(&project_id, endpoint_id(1)).await.unwrap();
+    append(&log, &[cancelled(&requested(0, 1))]).await;
+    assert_eq!(last().await, None);
+    for (event, sequence) in [(success(&requested(1, 1), 1), 2), (retry(&requested(2, 1), 1), 3)] {
+        append(&log, std::slice::from_ref(&event)).await;
+        assert_eq!(last().await, Some((sequence, event)));
+    }
+    append(&log, &[cancelled(&requested(3, 1))]).await;
+    assert_eq!(last().await.unwrap().0, 3);
+}
+
+#[tokio::test]
 async fn the_endpoints_last_outcome_is_found_whatever_it_was() {
     let server = NatsServer::start().await;
     let log = server.log().await;

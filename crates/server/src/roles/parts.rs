@@ -10,8 +10,8 @@ use cuitty_webhooks_dispatcher::Dispatcher;
 use cuitty_webhooks_domain::Clock;
 use cuitty_webhooks_domain::seal::KeyRing;
 use cuitty_webhooks_history::{HistoryError, Store, StoreConfig};
-use cuitty_webhooks_log::Log;
 use cuitty_webhooks_log::directory::Directory;
+use cuitty_webhooks_log::{Cancellations, Lanes, Log};
 use cuitty_webhooks_projector::Projector;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -39,6 +39,8 @@ pub(super) struct Parts<'a> {
     config: &'a Config,
     log: Log,
     directory: Directory,
+    lanes: Lanes,
+    cancellations: Cancellations,
     history: History,
     clock: Clock,
     rng: Mutex<StdRng>,
@@ -65,6 +67,8 @@ impl<'a> Parts<'a> {
         // Read until the roles have drained, so it follows the log until the hard end.
         let directory = Directory::start(&log, shutdown.hard.clone()).await?;
         let _ = health.directory.set(directory.clone());
+        let lanes = Lanes::start(&log, shutdown.hard.clone()).await?;
+        let cancellations = Cancellations::start(&log, shutdown.hard.clone()).await?;
         let Edge { clock, rng } = edge;
         let (history, rng) = (History::default(), Mutex::new(rng));
         Ok(Self {
@@ -72,6 +76,8 @@ impl<'a> Parts<'a> {
             config,
             log,
             directory,
+            lanes,
+            cancellations,
             history,
             clock,
             rng,
@@ -104,7 +110,18 @@ impl<'a> Parts<'a> {
         let (directory, keys) = self.delivering()?;
         let (config, policy) = (self.config.dispatcher.clone(), self.config.egress.policy());
         let (log, clock, rng) = (self.log.clone(), self.clock, self.fork_rng());
-        let dispatcher = Dispatcher::build(config, log, directory, keys, policy, clock, rng)?;
+        let (lanes, cancellations) = (self.lanes.clone(), self.cancellations.clone());
+        let dispatcher = Dispatcher::build(
+            config,
+            log,
+            directory,
+            lanes,
+            cancellations,
+            keys,
+            policy,
+            clock,
+            rng,
+        )?;
         let _ = self.health.dispatcher.set(dispatcher.joined());
         let Shutdown { soft, hard } = self.shutdown.clone();
         Ok(async move { Ok(dispatcher.run(soft, hard).await?) })
@@ -115,9 +132,10 @@ impl<'a> Parts<'a> {
         if config.id.is_empty() {
             config.id = format!("projector-{:08x}", self.fork_rng().random::<u32>());
         }
-        let (log, directory, clock, history, health) = (
+        let (log, directory, lanes, clock, history, health) = (
             self.log.clone(),
             self.directory.clone(),
+            self.lanes.clone(),
             self.clock,
             self.history.clone(),
             self.health.clone(),
@@ -127,7 +145,7 @@ impl<'a> Parts<'a> {
             let Some(store) = history.opened(&soft).await else {
                 return Ok(());
             };
-            let projector = Projector::build(config, log, directory, store, clock);
+            let projector = Projector::build(config, log, directory, lanes, store, clock);
             let _ = health.projector.set(projector.status());
             projector.run(soft, hard).await;
             Ok(())
@@ -142,7 +160,19 @@ impl<'a> Parts<'a> {
         let (config, policy) = (self.config.api.clone(), self.config.egress.policy());
         let (log, clock, rng) = (self.log.clone(), self.clock, self.fork_rng());
         let history = self.history.0.subscribe();
-        let api = Api::build(config, log, directory, history, keys, policy, clock, rng)?;
+        let (lanes, cancellations) = (self.lanes.clone(), self.cancellations.clone());
+        let api = Api::build(
+            config,
+            log,
+            directory,
+            lanes,
+            cancellations,
+            history,
+            keys,
+            policy,
+            clock,
+            rng,
+        )?;
         let Shutdown { soft, hard } = self.shutdown.clone();
         Ok(async move { Ok(api.run(listener, soft, hard).await?) })
     }

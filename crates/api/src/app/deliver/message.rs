@@ -1,6 +1,7 @@
 //! A message as it comes in, checked, and the facts that it becomes.
 
 use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
 use cuitty_webhooks_domain::delivery::{DEFAULT_DEADLINE, DeliveryRef, Origin, Requested, Unmatched};
 use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId};
 use cuitty_webhooks_domain::limits;
@@ -13,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::app::input::Violations;
 use crate::auth::Caller;
 
-pub(super) const JSON: &str = "application/json";
+const JSON: &str = "application/json";
 
 /// A message as a caller gives it.
 #[derive(Debug, Clone, Default)]
@@ -34,7 +35,7 @@ pub(crate) struct NewMessage {
 }
 
 /// A message whose fields are well formed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Message {
     pub(super) project_id: ProjectId,
     pub(super) event_type: EventType,
@@ -58,15 +59,7 @@ impl NewMessage {
         let project_id = violations.project(caller, &self.project_id);
         let event_type = violations.parse("event_type", &self.event_type);
         let endpoint_id = violations.parse_some("endpoint_id", &self.endpoint_id);
-        if self.idempotency_key.len() > limits::IDEMPOTENCY_KEY_BYTES
-            || self.idempotency_key.contains(char::is_control)
-        {
-            let text = format!(
-                "must be at most {} bytes without control characters",
-                limits::IDEMPOTENCY_KEY_BYTES
-            );
-            violations.add("idempotency_key", text);
-        }
+        check_key(&self.idempotency_key, &mut violations);
         let content_type = if self.content_type.is_empty() {
             JSON.to_owned()
         } else {
@@ -100,6 +93,29 @@ impl NewMessage {
 }
 
 impl Message {
+    /// A synthetic event. It has no payload before it is [`requested`](Self::requested): what repeats it under the same key
+    /// is the same request, at whatever time it comes.
+    pub(super) fn test(
+        project_id: ProjectId,
+        endpoint_id: EndpointId,
+        event_type: &str,
+        idempotency_key: String,
+    ) -> Result<Self, Rejection> {
+        let mut violations = Violations::default();
+        let event_type = violations.parse::<EventType>("event_type", event_type);
+        check_key(&idempotency_key, &mut violations);
+        Ok(Self {
+            project_id,
+            event_type: violations.finish(event_type)?,
+            payload: Bytes::new(),
+            endpoint_id: Some(endpoint_id),
+            idempotency_key,
+            content_type: JSON.to_owned(),
+            traceparent: String::new(),
+            origin: Origin::Test,
+        })
+    }
+
     /// One request per endpoint. The payload is shared, not copied.
     pub(super) fn requested(&self, intent: &Intent) -> Vec<Requested> {
         let &Intent {
@@ -107,6 +123,10 @@ impl Message {
             requested_at,
             ..
         } = intent;
+        let payload = match self.origin {
+            Origin::Test => test_payload(&self.event_type, requested_at),
+            Origin::Event | Origin::Replay => self.payload.clone(),
+        };
         let request_to = |&endpoint_id: &EndpointId| Requested {
             delivery: DeliveryRef {
                 delivery_id: DeliveryId::derive(message_id, endpoint_id),
@@ -116,7 +136,7 @@ impl Message {
                 event_type: self.event_type.clone(),
             },
             content_type: self.content_type.clone(),
-            payload: self.payload.clone(),
+            payload: payload.clone(),
             requested_at,
             origin: self.origin,
             replay_of: None,
@@ -154,6 +174,22 @@ impl Message {
         });
         hash.finalize().into()
     }
+}
+
+fn check_key(key: &str, violations: &mut Violations) {
+    if key.len() > limits::IDEMPOTENCY_KEY_BYTES || key.contains(char::is_control) {
+        let text = format!(
+            "must be at most {} bytes without control characters",
+            limits::IDEMPOTENCY_KEY_BYTES
+        );
+        violations.add("idempotency_key", text);
+    }
+}
+
+/// What a synthetic event says. An event type needs no escaping in JSON.
+fn test_payload(event_type: &EventType, at: DateTime<Utc>) -> Bytes {
+    let timestamp = at.to_rfc3339_opts(SecondsFormat::Millis, true);
+    format!(r#"{{"type":"{event_type}","timestamp":"{timestamp}","data":{{"test":true}}}}"#).into()
 }
 
 /// `type/subtype`, and parameters of visible ASCII: sent on as a header.

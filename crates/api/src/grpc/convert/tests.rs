@@ -9,7 +9,7 @@ fn an_endpoint_shows_its_settings_and_its_live_secrets_without_values() {
     retired.expires_at = Some(now());
     given.secrets.push(retired);
     given.disabled_reason = Some(DisabledReason::Gone);
-    let shown = endpoint(&given, now());
+    let shown = endpoint(&given, EndpointHealth::new(&given, None), now());
     assert_eq!(shown.id, given.id.to_string());
     assert_eq!(
         (shown.project_id.as_str(), shown.url.as_str()),
@@ -44,7 +44,7 @@ fn an_endpoint_shows_its_settings_and_its_live_secrets_without_values() {
 #[test]
 fn a_shown_endpoint_updates_to_the_same_settings() {
     let given = sample(1);
-    let draft = update_draft(endpoint(&given, now()));
+    let draft = update_draft(endpoint(&given, EndpointHealth::new(&given, None), now()));
     assert_eq!(draft, EndpointDraft::from(&given.settings));
 }
 

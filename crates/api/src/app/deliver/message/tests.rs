@@ -234,3 +234,39 @@ fn a_repeated_intent_requests_the_same_facts() {
         .collect();
     assert_eq!(Accepted::new(&intent, 7).deliveries, ids);
 }
+
+#[test]
+fn a_test_event_is_the_same_request_at_whatever_time_it_comes_and_says_when_it_was_accepted() {
+    let endpoint = endpoint(1);
+    let test = |event_type: &str, key: &str| {
+        Message::test(endpoint.project_id.clone(), endpoint.id, event_type, key.into())
+    };
+    let message = test("budget.exceeded", "k").unwrap();
+    assert_eq!(
+        message.fingerprint(),
+        test("budget.exceeded", "other").unwrap().fingerprint()
+    );
+    assert_ne!(
+        message.fingerprint(),
+        test("budget.reset", "k").unwrap().fingerprint()
+    );
+    let intent = Intent {
+        message_id: MessageId::from_uuid(endpoint.id.uuid()),
+        endpoint_ids: vec![endpoint.id],
+        fingerprint: [0; 32],
+        requested_at: now(),
+    };
+    let requested = message.requested(&intent).remove(0);
+    assert_eq!(requested.origin, Origin::Test);
+    assert_eq!(
+        requested.payload,
+        r#"{"type":"budget.exceeded","timestamp":"2026-11-21T10:00:00.250Z","data":{"test":true}}"#
+    );
+
+    let refused = test("not a type", "a\nb").unwrap_err();
+    let Rejection::Invalid(fields) = refused else {
+        panic!("{refused:?}")
+    };
+    let fields: Vec<_> = fields.iter().map(|violation| violation.field.as_str()).collect();
+    assert_eq!(fields, ["event_type", "idempotency_key"]);
+}

@@ -252,7 +252,9 @@ fn of_two_ends_the_first_one_stands() {
     let succeeded = concluded(&open, Some(answered(1, 200)), Conclusion::Succeeded);
     let fold = |events: [&Concluded; 2]| {
         let mut state = open.clone();
-        events.into_iter().for_each(|event| state.evolve(event));
+        for event in events {
+            state.evolve(event);
+        }
         state
     };
     let by_cancel = fold([&cancelled, &succeeded]);

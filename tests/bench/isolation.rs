@@ -13,7 +13,7 @@ use crate::generator::{Generator, event_type};
 use crate::options::Options;
 use crate::phase::{Load, run};
 use crate::sink::Sink;
-use crate::stack::Stack;
+use crate::stack::{Stack, Usage};
 use crate::{SETTLE, report};
 
 /// Endpoints that answer.
@@ -37,12 +37,10 @@ const POLL: Duration = Duration::from_millis(20);
 pub(crate) struct Backlog {
     /// Deliveries that wait for it.
     pub(crate) waiting: u32,
-    /// The dispatcher's memory before, in bytes.
-    pub(crate) idle: u64,
-    /// With all of them waiting, in bytes.
-    pub(crate) memory: u64,
-    /// At most until then, in bytes.
-    pub(crate) peak: u64,
+    /// What every process used before.
+    pub(crate) idle: Vec<Usage>,
+    /// What it uses with all of them waiting.
+    pub(crate) full: Vec<Usage>,
     /// How many deliveries are timed once the endpoint has mended.
     pub(crate) drained: u32,
     /// From then until the first of them arrived.
@@ -136,7 +134,7 @@ async fn dead(options: &Options, sink: &Sink, epoch: Instant) -> Result<Backlog>
     };
     stack.create(std::iter::once(dead)).await?;
     sleep(SETTLE).await;
-    let (idle, _) = stack.dispatcher_memory();
+    let idle = stack.usage();
 
     generator
         .fill(DEAD_TYPE, options.waiting, options.in_flight)
@@ -148,7 +146,7 @@ async fn dead(options: &Options, sink: &Sink, epoch: Instant) -> Result<Backlog>
         }
         sleep(POLL).await;
     }
-    let (memory, peak) = stack.dispatcher_memory();
+    let full = stack.usage();
 
     sink.reset();
     sink.mend();
@@ -167,8 +165,7 @@ async fn dead(options: &Options, sink: &Sink, epoch: Instant) -> Result<Backlog>
     Ok(Backlog {
         waiting: options.waiting,
         idle,
-        memory,
-        peak,
+        full,
         drained: options.drained,
         first: first.unwrap_or(last),
         last,

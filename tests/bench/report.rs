@@ -134,26 +134,35 @@ pub(crate) fn hanging(hanging: u32, alone: &Measured, beside: &Measured) -> Stri
 
 /// What a dead endpoint costs.
 pub(crate) fn dead(cost: &Backlog) -> String {
-    let above = |bytes: u64| mebibytes(bytes.saturating_sub(cost.idle));
-    format!(
+    let mut text = format!(
         "### {} deliveries waiting behind one dead endpoint\n\n\
-         | dispatcher's memory, idle | above it with all of them waiting | at most | recovered: first delivery after | first {} drained after | per second |\n\
-         |--:|--:|--:|--:|--:|--:|\n\
-         | {} | {} | {} | {:.1} s | {:.1} s | {:.0} |\n",
-        cost.waiting,
+         | process | memory, idle | above it with all of them waiting | at most |\n\
+         |---|--:|--:|--:|\n",
+        cost.waiting
+    );
+    for (idle, full) in cost.idle.iter().zip(&cost.full) {
+        let above = |bytes: u64| mebibytes(bytes.saturating_sub(idle.memory));
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} |",
+            idle.name,
+            mebibytes(idle.memory),
+            above(full.memory),
+            above(full.peak_memory),
+        );
+    }
+    let span = cost.last.saturating_sub(cost.first);
+    let _ = writeln!(
+        text,
+        "\n| recovered: first delivery after | first {} drained after | per second |\n\
+         |--:|--:|--:|\n\
+         | {:.1} s | {:.1} s | {:.0} |",
         cost.drained,
-        mebibytes(cost.idle),
-        above(cost.memory),
-        above(cost.peak),
         cost.first.as_secs_f64(),
         cost.last.as_secs_f64(),
-        f64::from(cost.drained)
-            / cost
-                .last
-                .saturating_sub(cost.first)
-                .as_secs_f64()
-                .max(f64::MIN_POSITIVE),
-    )
+        f64::from(cost.drained) / span.as_secs_f64().max(f64::MIN_POSITIVE),
+    );
+    text
 }
 
 fn quantile(histogram: &Histogram<u64>, quantile: f64) -> String {

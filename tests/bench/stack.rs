@@ -132,12 +132,6 @@ impl Stack {
         Ok(lags.iter().map(|lag| lag.pending + lag.in_flight).sum())
     }
 
-    /// The dispatcher's resident set now and at most, in bytes.
-    pub(crate) fn dispatcher_memory(&self) -> (u64, u64) {
-        let pid = self.dispatcher.pid();
-        (procfs::resident_memory(pid), procfs::peak_memory(pid))
-    }
-
     /// What every process has used so far.
     pub(crate) fn usage(&self) -> Vec<Usage> {
         let single = |name, ours, pid| Usage {

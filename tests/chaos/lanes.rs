@@ -13,7 +13,11 @@ use serde_json::json;
 use tokio::time::sleep;
 
 /// Creates endpoint 0, 1, … that `make` makes, many at a time, and waits until all are accepted.
-async fn create_endpoints(app: &TestApp, count: usize, make: impl Fn(usize) -> CreateEndpointRequest) {
+pub(crate) async fn create_endpoints(
+    app: &TestApp,
+    count: usize,
+    make: impl Fn(usize) -> CreateEndpointRequest,
+) {
     let client = app.endpoints();
     let requests = (0..count).map(|number| {
         let mut request = make(number);

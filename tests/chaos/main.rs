@@ -11,6 +11,7 @@ mod ledger;
 mod load;
 mod rotation;
 mod takeover;
+mod timers;
 
 use std::time::Duration;
 

@@ -33,6 +33,11 @@ impl Moment {
             wall: CLOCK(),
         }
     }
+
+    /// When `at` was, or is to be, on the clock of the log.
+    fn wall_of(&self, at: Instant) -> DateTime<Utc> {
+        self.wall + at.saturating_duration_since(self.at) - self.at.saturating_duration_since(at)
+    }
 }
 
 /// One delivery.
@@ -40,6 +45,8 @@ impl Moment {
 pub struct Account {
     /// Its outcomes, in the order of the log.
     pub outcomes: Vec<Outcome>,
+    /// When the timer of each retry fired, by its number.
+    pub fired: BTreeMap<u32, Vec<DateTime<Utc>>>,
     /// When the requests of each attempt arrived, by its number.
     pub arrivals: BTreeMap<u32, Vec<Instant>>,
 }
@@ -68,6 +75,19 @@ pub struct AttemptRef {
     pub number: u32,
 }
 
+/// A retry, and when it came, compared with when it was to come.
+#[derive(Debug, Clone, Copy)]
+pub struct Retry {
+    /// When nats-server stored that it would be made.
+    pub promised_at: DateTime<Utc>,
+    /// When it was due.
+    pub due_at: DateTime<Utc>,
+    /// From then until its timer fired.
+    pub fired_after: Duration,
+    /// From `due_at` until it first arrived.
+    pub arrived_after: Duration,
+}
+
 impl Books {
     /// Reads the log at `log_url`, and what has arrived.
     ///
@@ -87,6 +107,11 @@ impl Books {
                         conclusion: concluded.conclusion,
                         stored_at: event.stored_at,
                     });
+                }
+                EventBody::Event(DeliveryEvent::Due(due)) => {
+                    let account = accounts.get_mut(&due.delivery.delivery_id.to_string());
+                    let fired = &mut account.expect("it was requested before").fired;
+                    fired.entry(due.attempt_number).or_default().push(event.stored_at);
                 }
                 _ => {}
             }
@@ -142,6 +167,37 @@ impl Books {
         self.attempts(|outcome, arrivals| {
             arrivals[0] <= moment.at + ON_ITS_WAY && outcome.stored_at > moment.wall
         })
+    }
+
+    /// Every retry that was promised. `moment` ties the receiver's clock to that of the log.
+    ///
+    /// # Panics
+    /// When the timer of one has not fired exactly once, or it came too early or never.
+    pub fn retries(&self, moment: Moment) -> Vec<Retry> {
+        let mut retries = Vec::new();
+        for (id, account) in &self.0 {
+            for outcome in &account.outcomes {
+                let Conclusion::Retry { next_attempt_at } = outcome.conclusion else {
+                    continue;
+                };
+                let number = outcome.number + 1;
+                let after = |at: DateTime<Utc>| {
+                    let after = (at - next_attempt_at).to_std();
+                    after.unwrap_or_else(|_| panic!("{id} comes too early: {account:?}"))
+                };
+                let fired = account.fired.get(&number).map_or(&[][..], Vec::as_slice);
+                let (&[fired_at], Some(arrivals)) = (fired, account.arrivals.get(&number)) else {
+                    panic!("{id} has no retry, or more than one: {account:?}");
+                };
+                retries.push(Retry {
+                    promised_at: outcome.stored_at,
+                    due_at: next_attempt_at,
+                    fired_after: after(fired_at),
+                    arrived_after: after(moment.wall_of(arrivals[0])),
+                });
+            }
+        }
+        retries
     }
 
     /// The attempts that have arrived and have an outcome, and of which `is_meant` holds, sorted.

@@ -219,6 +219,15 @@ impl Receiver {
             .map_or(0, |route| route.requests.len())
     }
 
+    /// How many requests arrived, over all paths.
+    pub fn arrived(&self) -> usize {
+        self.state
+            .routes()
+            .values()
+            .map(|route| route.requests.len())
+            .sum()
+    }
+
     /// What arrived on every path; those of one path in order.
     pub fn all_requests(&self) -> Vec<Captured> {
         let routes = self.state.routes();

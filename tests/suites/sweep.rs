@@ -11,6 +11,7 @@ use cuitty_webhooks_log::{HealthState, LaneHealth, LaneRecord, Lanes, Log, LogCo
 use cuitty_webhooks_proto::v1::{CreateEndpointRequest, DeliveryStatus};
 use futures_util::StreamExt;
 use harness::app::{PROJECT, TestApp, summary};
+use harness::books::Books;
 use harness::eventually::{PATIENCE, eventually, is};
 use harness::local::CLOCK;
 use harness::receiver::{Receiver, Reply};
@@ -113,6 +114,12 @@ async fn retries_whose_timers_are_lost_are_made_all_the_same() {
     let swept: Vec<_> = deliveries.iter().map(|id| said.contains(id)).collect();
     // The lane of an ordered endpoint waits by itself.
     assert_eq!(swept, [false, true, true, true], "{said}");
+    // Once each, however often they were armed again.
+    app.ended(&deliveries[0]).await;
+    let books = Books::read(&app.nats.url(), &receiver).await;
+    assert_eq!(books.len(), deliveries.len());
+    books.check_delivered();
+    assert_eq!(books.repeated(), []);
 }
 
 /// A delivery whose deadline passed so long ago.

@@ -101,14 +101,14 @@ impl Dispatcher {
     pub async fn run(self, soft: CancellationToken, hard: CancellationToken) -> Result<(), DispatcherError> {
         let stop = CancellationToken::new();
         let _stopped = stop.clone().drop_guard();
-        let membership = loop {
+        let (reads, membership) = loop {
             let joined = tokio::select! {
                 () = soft.cancelled() => return Ok(()),
                 () = hard.cancelled() => return Ok(()),
-                joined = Membership::join(&self.log, &self.id, stop.clone()) => joined,
+                joined = self.join(&stop) => joined,
             };
             match joined {
-                Ok(membership) => break membership,
+                Ok(joined) => break joined,
                 Err(error @ LogError::Unavailable(_)) => {
                     warn!(%error, "cannot join the dispatchers yet");
                     sleep(JOIN_PAUSE).await;
@@ -119,11 +119,19 @@ impl Dispatcher {
         let joined = self.joined.clone();
         joined.send_replace(true);
         let span = info_span!("dispatcher", dispatcher.id = self.id);
-        Service::new(self, membership)
+        Service::new(self, reads, membership)
             .run(soft, hard)
             .instrument(span)
             .await;
         joined.send_replace(false);
         Ok(())
+    }
+
+    /// Takes a connection for reads that take long, so that they never hold up outcomes, acknowledgements and leases, and joins
+    /// the others. Joins last: work may come at once.
+    async fn join(&self, stop: &CancellationToken) -> Result<(Log, Membership), LogError> {
+        let reads = self.log.apart().await?;
+        let membership = Membership::join(&self.log, &self.id, stop.clone()).await?;
+        Ok((reads, membership))
     }
 }

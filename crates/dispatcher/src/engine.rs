@@ -285,7 +285,7 @@ impl Engine {
         let delivery = &job.requested.delivery;
         let attempted = self
             .past
-            .is_attempted(&self.log, delivery, job.requested_sequence, key.number)
+            .is_attempted(delivery, job.requested_sequence, key.number)
             .await;
         attempted.map_err(|error| {
             debug!(%error, delivery.id = %key.delivery_id, "outcomes not read");

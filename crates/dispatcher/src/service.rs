@@ -78,7 +78,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(dispatcher: Dispatcher, membership: Membership) -> Self {
+    pub(crate) fn new(dispatcher: Dispatcher, reads: Log, membership: Membership) -> Self {
         let metrics = Metrics::new();
         let limits = limits(&dispatcher.config);
         let (id, log, clock) = (dispatcher.id, dispatcher.log, dispatcher.clock);
@@ -88,7 +88,7 @@ impl Service {
             log: log.clone(),
             directory: dispatcher.directory.clone(),
             cancellations: cancellations.clone(),
-            past: Past::default(),
+            past: Past::new(reads.clone()),
             holdings: membership.holdings(),
             targets: dispatcher.targets,
             http: dispatcher.http,
@@ -98,7 +98,7 @@ impl Service {
         let (pulled, arrivals) = mpsc::channel(PULLED);
         Self {
             replies: Replies::start(log.clone()),
-            errands: Errands::new(log.clone(), lanes, clock, id, metrics.clone()),
+            errands: Errands::new(reads, lanes, clock, id, metrics.clone()),
             scheduler: Scheduler::new(limits),
             engine: Arc::new(engine),
             attempts: JoinSet::new(),

@@ -74,6 +74,14 @@ impl Log {
 }
 
 impl Log {
+    /// A connection of its own, made as this one was.
+    ///
+    /// nats-server takes the requests of a connection one after the other. Reads of one endpoint's events, for which it may
+    /// have to look through much of the log, hold up what else goes over their connection.
+    pub async fn apart(&self) -> Result<Self, LogError> {
+        Self::connect(self.config().clone()).await
+    }
+
     /// Repeats `operation` while the log is not available, at most for `request_timeout`.
     pub(crate) async fn retried<T, F: Future<Output = Result<T, LogError>>>(
         &self,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use cuitty_webhooks_domain::delivery::DeliveryRef;
 use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId};
 use cuitty_webhooks_log::{LastOutcome, Log, LogError};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// How long what was read counts. What this dispatcher records meanwhile it remembers by itself; what the other one does,
@@ -14,10 +15,15 @@ use tokio::time::Instant;
 const FRESH: Duration = Duration::from_secs(5);
 /// Endpoints that are remembered, before those are forgotten that are not fresh.
 const REMEMBERED: usize = 1024;
+/// Reads at the same time: nats-server looks through everything that was stored since, for each.
+const READS: usize = 2;
 
 /// Outcomes by endpoint, each read once for all the work of a takeover.
-#[derive(Default)]
-pub(crate) struct Past(Mutex<HashMap<EndpointId, Slot>>);
+pub(crate) struct Past {
+    log: Log,
+    slots: Mutex<HashMap<EndpointId, Slot>>,
+    reads: Semaphore,
+}
 
 /// Whoever comes first reads, the others wait for it.
 type Slot = Arc<tokio::sync::Mutex<Option<Read>>>;
@@ -30,10 +36,17 @@ struct Read {
 }
 
 impl Past {
+    pub(crate) fn new(log: Log) -> Self {
+        Self {
+            log,
+            slots: Mutex::default(),
+            reads: Semaphore::new(READS),
+        }
+    }
+
     /// Whether the log has an outcome of attempt `number`, of a later one, or of the delivery's end.
     pub(super) async fn is_attempted(
         &self,
-        log: &Log,
         delivery: &DeliveryRef,
         requested_sequence: u64,
         number: u32,
@@ -47,7 +60,10 @@ impl Past {
             let after = read
                 .as_ref()
                 .map_or(requested_sequence, |read| read.after.min(requested_sequence));
-            let outcomes = log
+            // Never closed.
+            let _turn = self.reads.acquire().await;
+            let outcomes = self
+                .log
                 .outcomes_after(&delivery.project_id, delivery.endpoint_id, after)
                 .await?;
             *read = Some(Read {
@@ -63,7 +79,7 @@ impl Past {
     }
 
     fn slot(&self, endpoint_id: EndpointId) -> Slot {
-        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if slots.len() >= REMEMBERED {
             // Those that are being read now stay.
             slots.retain(|_, slot| {

@@ -9,6 +9,7 @@ mod kills;
 mod lanes;
 mod ledger;
 mod load;
+mod replay;
 mod rotation;
 mod takeover;
 mod timers;

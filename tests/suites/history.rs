@@ -4,6 +4,7 @@ mod folding;
 mod given;
 mod lists;
 mod opening;
+mod replay;
 mod upkeep;
 
 use std::pin::pin;

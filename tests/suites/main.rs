@@ -22,6 +22,7 @@ mod keys;
 mod lanes;
 mod outage;
 mod projection;
+mod replay;
 mod rest;
 mod retry;
 mod revoke;

@@ -8,6 +8,7 @@ mod health;
 mod history;
 mod host;
 mod input;
+mod replay;
 mod signatures;
 mod status;
 mod watch;
@@ -24,7 +25,7 @@ use cuitty_webhooks_domain::names::ProjectId;
 use cuitty_webhooks_domain::rejection::{Rejection, Resource};
 use cuitty_webhooks_domain::seal::KeyRing;
 use cuitty_webhooks_log::directory::{Directory, Entry};
-use cuitty_webhooks_log::{Cancellations, Idempotency, Lanes, Log};
+use cuitty_webhooks_log::{Cancellations, Idempotency, Lanes, Log, LogError, Replays};
 use rand::rngs::StdRng;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
@@ -37,6 +38,7 @@ pub(crate) use self::health::EndpointHealth;
 pub(crate) use self::history::History;
 use self::host::HostCheck;
 pub(crate) use self::input::PageInput;
+pub(crate) use self::replay::{NewReplay, Started};
 pub use self::status::ServiceStatus;
 use self::status::StatusCache;
 use self::watch::WatchHub;
@@ -64,6 +66,8 @@ pub struct App {
     accepting: TaskTracker,
     /// Opened when the first key comes in.
     idempotency: OnceCell<Idempotency>,
+    /// Followed from the first call on that is about one.
+    replays: OnceCell<Replays>,
     read_wait: std::time::Duration,
     watches: WatchHub,
     status: StatusCache,
@@ -109,6 +113,7 @@ impl App {
             accepts: Arc::new(Semaphore::new(config.max_concurrent_accepts)),
             accepting: TaskTracker::new(),
             idempotency: OnceCell::new(),
+            replays: OnceCell::new(),
             read_wait: config.read_wait,
             status: StatusCache::default(),
         })
@@ -121,6 +126,10 @@ impl App {
 
     fn with_rng<T>(&self, draw: impl FnOnce(&mut StdRng) -> T) -> T {
         draw(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn idempotency(&self) -> Result<&Idempotency, LogError> {
+        self.idempotency.get_or_try_init(|| self.log.idempotency()).await
     }
 
     /// The endpoint, unless it is deleted or none of the caller's business.

@@ -266,6 +266,7 @@ fn not_found_code(resource: Resource) -> &'static str {
         Resource::Delivery => "delivery_not_found",
         Resource::EventType => "event_type_not_found",
         Resource::Secret => "secret_not_found",
+        Resource::Replay => "replay_not_found",
     }
 }
 
@@ -276,6 +277,7 @@ fn conflict_code(resource: Resource) -> &'static str {
         Resource::Delivery => "delivery_conflict",
         Resource::EventType => "event_type_conflict",
         Resource::Secret => "secret_conflict",
+        Resource::Replay => "replay_conflict",
     }
 }
 

@@ -131,17 +131,32 @@ impl DeliveryId {
     /// The delivery of `message` to `endpoint`: always the same id, so that a request repeated after a crash appends
     /// the same deliveries. The time bits are the message's, so the id sorts beside it.
     pub fn derive(message: MessageId, endpoint: EndpointId) -> Self {
-        let digest = Sha256::new()
-            .chain_update(message.0.as_bytes())
-            .chain_update(endpoint.0.as_bytes())
-            .finalize();
-        let mut bytes = *message.0.as_bytes();
-        bytes[6..].copy_from_slice(&digest[..10]);
-        // Version 7, variant 1, as RFC 9562, section 5.7, lays them out.
-        bytes[6] = bytes[6] & 0x0f | 0x70;
-        bytes[8] = bytes[8] & 0x3f | 0x80;
-        Self(Uuid::from_bytes(bytes))
+        Self(derived(message.0, &[endpoint.0.as_bytes()]))
     }
+
+    /// The delivery that `replay` makes of `original`: always the same id, however often the replay is taken up again. The
+    /// time bits are the replay's.
+    pub fn replayed(replay: ReplayId, original: Self) -> Self {
+        Self(derived(replay.0, &[b"delivery", original.0.as_bytes()]))
+    }
+
+    /// The delivery that `replay` makes of a `message` which no endpoint had subscribed to: always the same id.
+    pub fn fanned_out(replay: ReplayId, message: MessageId, endpoint: EndpointId) -> Self {
+        let parts: [&[u8]; 3] = [b"message", message.0.as_bytes(), endpoint.0.as_bytes()];
+        Self(derived(replay.0, &parts))
+    }
+}
+
+/// A UUIDv7 with the time of `head`, and what follows it a hash of `head` and `parts`.
+fn derived(head: Uuid, parts: &[&[u8]]) -> Uuid {
+    let start = Sha256::new().chain_update(head.as_bytes());
+    let digest = parts.iter().fold(start, Sha256::chain_update).finalize();
+    let mut bytes = *head.as_bytes();
+    bytes[6..].copy_from_slice(&digest[..10]);
+    // Version 7, variant 1, as RFC 9562, section 5.7, lays them out.
+    bytes[6] = bytes[6] & 0x0f | 0x70;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    Uuid::from_bytes(bytes)
 }
 
 #[cfg(test)]
@@ -227,6 +242,29 @@ mod tests {
             prop_assert_ne!(DeliveryId::derive(message, a), DeliveryId::derive(message, b));
             prop_assert_eq!(DeliveryId::derive(message, a).uuid().get_version_num(), 7);
             prop_assert_eq!(&DeliveryId::derive(message, a).to_string()[4..13], &message.to_string()[4..13]);
+        }
+
+        #[test]
+        fn what_a_replay_makes_has_ids_of_its_own_that_stay_the_same(seed: u64) {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let now = DateTime::from_timestamp_millis(1_700_000_000_000).unwrap();
+            let (replay, other) = (ReplayId::new(now, &mut rng), ReplayId::new(now, &mut rng));
+            let (message, endpoint) = (MessageId::new(now, &mut rng), EndpointId::new(now, &mut rng));
+            let original = DeliveryId::derive(message, endpoint);
+            let made = [
+                original,
+                DeliveryId::replayed(replay, original),
+                DeliveryId::replayed(other, original),
+                DeliveryId::replayed(replay, DeliveryId::replayed(replay, original)),
+                DeliveryId::fanned_out(replay, message, endpoint),
+                DeliveryId::fanned_out(other, message, endpoint),
+            ];
+            let distinct: std::collections::HashSet<_> = made.into_iter().collect();
+            prop_assert_eq!(distinct.len(), made.len());
+            prop_assert_eq!(DeliveryId::replayed(replay, original), made[1]);
+            prop_assert_eq!(DeliveryId::fanned_out(replay, message, endpoint), made[4]);
+            prop_assert!(made.iter().all(|id| id.uuid().get_version_num() == 7));
+            prop_assert_eq!(&made[1].to_string()[4..13], &replay.to_string()[4..13]);
         }
     }
 }

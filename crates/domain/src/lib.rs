@@ -2,8 +2,8 @@
 //!
 //! Everything that decides stands here: what a valid endpoint is ([`endpoint`]), which endpoints a message goes to
 //! ([`fan_out`]), what an attempt's outcome means for its delivery ([`delivery`]), when the next attempt is due
-//! ([`retry`]), how a request is signed ([`signing`]), how a secret is sealed ([`seal`]) and which addresses may be
-//! reached ([`egress`]). The other crates carry the decisions out.
+//! ([`retry`]), what a bulk replay selects and how far it is ([`replay`]), how a request is signed ([`signing`]), how a
+//! secret is sealed ([`seal`]) and which addresses may be reached ([`egress`]). The other crates carry the decisions out.
 //!
 //! Start at [`delivery::DeliveryEvent`]: the facts that the log stores and everything else is folded from.
 
@@ -17,6 +17,7 @@ pub mod ids;
 pub mod limits;
 pub mod names;
 pub mod rejection;
+pub mod replay;
 pub mod retry;
 pub mod seal;
 pub mod signing;

@@ -34,3 +34,7 @@ pub const DEFAULT_OVERLAP_SECONDS: u32 = 24 * 3600;
 pub const PAGE_SIZE: u32 = 200;
 /// Page size unless it is given.
 pub const DEFAULT_PAGE_SIZE: u32 = 50;
+/// Replays of one project that run at the same time.
+pub const RUNNING_REPLAYS: usize = 100;
+/// Most deliveries per second of one replay.
+pub const REPLAY_RATE: u32 = 10_000;

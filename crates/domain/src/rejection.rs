@@ -34,6 +34,8 @@ pub enum Resource {
     EventType,
     /// A signing secret.
     Secret,
+    /// A bulk replay.
+    Replay,
 }
 
 impl Resource {
@@ -45,6 +47,7 @@ impl Resource {
             Self::Delivery => "delivery",
             Self::EventType => "event_type",
             Self::Secret => "secret",
+            Self::Replay => "replay",
         }
     }
 }

@@ -103,7 +103,7 @@ impl DeliveryFilter {
     }
 
     /// The index that holds the filtered rows in order with the fewest others between them.
-    fn index(&self) -> &'static str {
+    pub(crate) fn index(&self) -> &'static str {
         use DeliveryStatus::{Failed, Pending};
         match (&self.endpoint_id, &self.project_id, self.status) {
             (Some(_), _, Some(Pending)) => "deliveries_pending_by_endpoint",

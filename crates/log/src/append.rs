@@ -3,6 +3,7 @@
 mod budget;
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::time::Duration;
 
 use async_nats::header::{
@@ -231,14 +232,22 @@ impl Log {
             endpoint_id: endpoint.id,
         };
         let body = codec::encode_endpoint(change, &fields, endpoint, actor);
+        self.append_change(subject, endpoint.id, body, expected_last_sequence)
+            .await
+    }
+
+    /// Appends a change of the thing with this id to its subject, whose last message must be at `expected` (0: none).
+    pub(crate) async fn append_change(
+        &self,
+        subject: Subject,
+        id: impl Display,
+        body: Bytes,
+        expected: u64,
+    ) -> Result<u64, LogError> {
         // Two different changes never share an id, the same one repeated always does.
-        let id = format!(
-            "{}.{:x}",
-            endpoint.id,
-            Bytes::copy_from_slice(&Sha256::digest(&body)[..16])
-        );
+        let id = format!("{id}.{:x}", Bytes::copy_from_slice(&Sha256::digest(&body)[..16]));
         let message = Outgoing {
-            expected: Some(expected_last_sequence),
+            expected: Some(expected),
             ..Outgoing::new(subject, body).id(id.clone())
         };
         let subject = message.subject.to_string();

@@ -4,6 +4,7 @@ mod attempt;
 mod delivery;
 mod endpoint;
 mod fields;
+mod replay;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -11,6 +12,7 @@ pub(crate) use self::delivery::{decode_due, decode_requested, outcome_of};
 pub use self::delivery::{decode_event, encode_concluded, encode_due, encode_requested, encode_unmatched};
 pub(crate) use self::endpoint::changed_fields;
 pub use self::endpoint::{EndpointRecord, decode_endpoint, decode_endpoint_state, encode_endpoint};
+pub use self::replay::{ReplayRecord, decode_replay, encode_replay};
 
 /// Stored bytes cannot be read. The message they are of is set aside; reading goes on behind it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

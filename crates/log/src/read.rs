@@ -117,6 +117,18 @@ impl Log {
         Ok((state.first_sequence.max(1), state.last_sequence))
     }
 
+    /// The last sequence up to `end` that the log still holds, or 0: a timer leaves the log when it fires, so its last
+    /// sequences may be gone.
+    pub async fn last_readable(&self, end: u64) -> Result<u64, LogError> {
+        let (first, _) = self.bounds().await?;
+        for sequence in (first..=end).rev() {
+            if self.message_at(STREAM, sequence).await?.is_some() {
+                return Ok(sequence);
+            }
+        }
+        Ok(0)
+    }
+
     /// Reads from `from_sequence` on (0 and 1 both mean the first), or from the first message that is still kept.
     pub fn read(&self, from_sequence: u64) -> EventReader {
         EventReader {
@@ -160,6 +172,24 @@ impl Log {
                 self.stream(stream)
                     .await?
                     .direct_get_last_for_subject(subject)
+                    .await,
+            )
+        })
+        .await
+    }
+
+    /// The first message of `subject` in `stream` at or after `sequence`.
+    pub(crate) async fn next_message(
+        &self,
+        stream: &str,
+        subject: &str,
+        sequence: u64,
+    ) -> Result<Option<StreamMessage>, LogError> {
+        self.retried(|| async {
+            found(
+                self.stream(stream)
+                    .await?
+                    .direct_get_next_for_subject(subject, Some(sequence))
                     .await,
             )
         })

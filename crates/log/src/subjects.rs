@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId};
+use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId, ReplayId};
 use cuitty_webhooks_domain::names::ProjectId;
 use sha2::{Digest, Sha256};
 
@@ -24,11 +24,13 @@ pub enum Kind {
     Unmatched,
     /// An endpoint changed.
     Endpoint,
+    /// A bulk replay changed.
+    Replay,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Requested,
         Self::Due,
         Self::Attempted,
@@ -36,6 +38,7 @@ impl Kind {
         Self::Failed,
         Self::Unmatched,
         Self::Endpoint,
+        Self::Replay,
     ];
 
     /// The name in headers and metrics; for delivery facts also the last token of the subject.
@@ -48,6 +51,7 @@ impl Kind {
             Self::Failed => "failed",
             Self::Unmatched => "unmatched",
             Self::Endpoint => "endpoint",
+            Self::Replay => "replay",
         }
     }
 }
@@ -95,6 +99,13 @@ pub enum Subject {
         /// The endpoint.
         endpoint_id: EndpointId,
     },
+    /// A bulk replay changed.
+    Replay {
+        /// Its project.
+        project_id: ProjectId,
+        /// The replay.
+        replay_id: ReplayId,
+    },
 }
 
 /// How an attempt ended.
@@ -133,6 +144,7 @@ impl Subject {
             Self::Outcome { outcome, .. } => outcome.kind(),
             Self::Unmatched { .. } => Kind::Unmatched,
             Self::Endpoint { .. } => Kind::Endpoint,
+            Self::Replay { .. } => Kind::Replay,
         }
     }
 }
@@ -171,6 +183,10 @@ impl fmt::Display for Subject {
             } => {
                 write!(f, "webhooks.endpoint.{project_id}.{endpoint_id}")
             }
+            Self::Replay {
+                project_id,
+                replay_id,
+            } => write!(f, "webhooks.replay.{project_id}.{replay_id}"),
         }
     }
 }
@@ -222,6 +238,10 @@ fn parse(text: &str) -> Option<Subject> {
             project_id: project_id.parse().ok()?,
             endpoint_id: endpoint_id.parse().ok()?,
         },
+        ("replay", [project_id, replay_id]) => Subject::Replay {
+            project_id: project_id.parse().ok()?,
+            replay_id: replay_id.parse().ok()?,
+        },
         _ => return None,
     })
 }
@@ -262,6 +282,8 @@ pub fn timers_of(delivery_id: DeliveryId) -> String {
 
 /// Selects every endpoint's changes.
 pub const ENDPOINTS: &str = "webhooks.endpoint.>";
+/// Selects every bulk replay's changes.
+pub const REPLAYS: &str = "webhooks.replay.>";
 
 #[cfg(test)]
 mod tests {
@@ -280,7 +302,7 @@ mod tests {
     }
 
     fn subjects() -> impl Strategy<Value = Subject> {
-        (0u8..8, any::<u16>(), "[A-Za-z0-9_-]{1,64}", any::<u64>()).prop_map(
+        (0u8..9, any::<u16>(), "[A-Za-z0-9_-]{1,64}", any::<u64>()).prop_map(
             |(form, partition, project, seed)| {
                 let project_id: ProjectId = project.parse().unwrap();
                 let endpoint_id = endpoint_id(seed);
@@ -311,6 +333,10 @@ mod tests {
                         delivery_id: delivery_id(seed),
                         attempt: (partition > 0).then_some(partition.into()),
                     },
+                    7 => Subject::Replay {
+                        project_id,
+                        replay_id: ReplayId::from_uuid(endpoint_id.uuid()),
+                    },
                     _ => Subject::Endpoint {
                         project_id,
                         endpoint_id,
@@ -328,7 +354,7 @@ mod tests {
 
         #[test]
         fn every_spelling_that_parses_is_the_one_that_is_written(
-            text in "webhooks\\.(work|outcome|message|timer|endpoint|x)(\\.[a-z0-9_+]{0,30}){1,5}",
+            text in "webhooks\\.(work|outcome|message|timer|endpoint|replay|x)(\\.[a-z0-9_+]{0,30}){1,5}",
         ) {
             if let Ok(subject) = text.parse::<Subject>() {
                 prop_assert_eq!(subject.to_string(), text);

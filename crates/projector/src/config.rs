@@ -28,6 +28,27 @@ pub struct ProjectorConfig {
     /// How long all attempts of an endpoint must have failed until it is disabled; 0 for never.
     #[serde(with = "humantime_serde")]
     pub disable_after: Duration,
+    /// How bulk replays are carried out.
+    pub replay: ReplayConfig,
+}
+
+/// How bulk replays are carried out, each of them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReplayConfig {
+    /// Deliveries per second, unless the replay has a rate of its own: 1 to 10,000.
+    pub rate: u32,
+    /// No more are requested while so many of its own are pending: 1 to 10,000.
+    pub max_outstanding: usize,
+}
+
+impl Default for ReplayConfig {
+    fn default() -> Self {
+        Self {
+            rate: 200,
+            max_outstanding: 256,
+        }
+    }
 }
 
 impl Default for ProjectorConfig {
@@ -41,6 +62,7 @@ impl Default for ProjectorConfig {
             sweep_interval: Duration::from_secs(30),
             sweep_after: Duration::from_mins(5),
             disable_after: Duration::from_hours(5 * 24),
+            replay: ReplayConfig::default(),
         }
     }
 }

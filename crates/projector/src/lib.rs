@@ -9,7 +9,7 @@
 //! proves that it equals such a fold.
 //!
 //! The active projector also sees to what only the history shows: retries whose timers are lost, and endpoints that have
-//! been failing for too long.
+//! been failing for too long. And it carries bulk replays out, whose deliveries it reads from the history.
 
 mod backoff;
 mod config;
@@ -21,11 +21,12 @@ mod leadership;
 pub mod metrics;
 mod projector;
 mod rebuild;
+mod replay;
 mod sweep;
 mod upkeep;
 mod verify;
 
-pub use config::ProjectorConfig;
+pub use config::{ProjectorConfig, ReplayConfig};
 pub use error::ProjectorError;
 pub use projector::{Projector, ProjectorStatus};
 pub use rebuild::{RebuildOptions, RebuildReport, rebuild};

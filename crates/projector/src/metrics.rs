@@ -13,6 +13,10 @@ pub(crate) const RETRIES: &str = "webhooks_projection_retries_total";
 pub(crate) const ACTIVE: &str = "webhooks_projector_active_count";
 pub(crate) const SWEPT: &str = "webhooks_swept_deliveries_total";
 pub(crate) const FAILING_DISABLED: &str = "webhooks_failing_endpoints_disabled_total";
+pub(crate) const REPLAYS: &str = "webhooks_replays_running_count";
+pub(crate) const REPLAYS_ENDED: &str = "webhooks_replays_ended_total";
+pub(crate) const REPLAYED: &str = "webhooks_replayed_deliveries_total";
+pub(crate) const REPLAY_SKIPPED: &str = "webhooks_replay_skipped_deliveries_total";
 
 /// Describes every metric of this crate to the installed recorder.
 pub fn describe() {
@@ -42,5 +46,12 @@ pub fn describe() {
     describe_counter!(
         FAILING_DISABLED,
         "Endpoints disabled because all their attempts failed for too long"
+    );
+    describe_gauge!(REPLAYS, "Bulk replays that this process carries out");
+    describe_counter!(REPLAYS_ENDED, "Bulk replays that ended, by state");
+    describe_counter!(REPLAYED, "Deliveries that bulk replays requested");
+    describe_counter!(
+        REPLAY_SKIPPED,
+        "Deliveries and messages that bulk replays left out because nobody takes them now"
     );
 }

@@ -13,6 +13,7 @@ use crate::backoff::Backoff;
 use crate::config::ProjectorConfig;
 use crate::feed::{Batch, Feed};
 use crate::leadership::Leadership;
+use crate::replay::Replayer;
 use crate::upkeep::Upkeep;
 use crate::{fold, metrics};
 
@@ -95,6 +96,7 @@ impl Projector {
                     () = self.lead(&stand_down) => {}
                     () = self.measure_lag() => {}
                     () = Box::pin(self.upkeep().run()) => {}
+                    () = Box::pin(self.replayer().run()) => {}
                 }
             };
             hard.run_until_cancelled(leading).await;
@@ -256,6 +258,16 @@ impl Projector {
             directory: &self.directory,
             lanes: &self.lanes,
             store: &self.store,
+            clock: self.clock,
+        }
+    }
+
+    fn replayer(&self) -> Replayer {
+        Replayer {
+            config: self.config.clone(),
+            log: self.log.clone(),
+            directory: self.directory.clone(),
+            store: self.store.clone(),
             clock: self.clock,
         }
     }

@@ -104,7 +104,7 @@ pub(crate) async fn fold_until(
             .await
             .ok_or(ProjectorError::Stopped)?;
         let Some(batch) = next? else {
-            if last_readable(log, end).await? <= checkpoint {
+            if log.last_readable(end).await? <= checkpoint {
                 break;
             }
             continue;
@@ -139,7 +139,7 @@ async fn watch_until(
             done: checkpoint,
             total: end.max(checkpoint),
         });
-        if checkpoint >= last_readable(log, end).await? {
+        if checkpoint >= log.last_readable(end).await? {
             return Ok(checkpoint);
         }
         let pause = tokio::time::sleep(WATCH_INTERVAL);
@@ -147,16 +147,4 @@ async fn watch_until(
             .await
             .ok_or(ProjectorError::Stopped)?;
     }
-}
-
-/// The last sequence up to `end` that the log still holds, or 0: a timer leaves the log when it fires, so its last
-/// sequences may be gone.
-pub(crate) async fn last_readable(log: &Log, end: u64) -> Result<u64, ProjectorError> {
-    let (first, _) = log.bounds().await?;
-    for sequence in (first..=end).rev() {
-        if log.get(sequence).await?.is_some() {
-            return Ok(sequence);
-        }
-    }
-    Ok(0)
 }

@@ -10,7 +10,6 @@ use tracing::{debug, warn};
 
 use crate::config::ProjectorConfig;
 use crate::error::ProjectorError;
-use crate::rebuild::last_readable;
 use crate::sweep::Sweep;
 
 /// Rows read at once.
@@ -60,7 +59,7 @@ impl Upkeep<'_> {
         if self.store.wait_for(last, CATCH_UP).await? {
             return Ok(Some(last));
         }
-        let readable = last_readable(self.log, last).await?;
+        let readable = self.log.last_readable(last).await?;
         Ok((self.store.checkpoint().await? >= readable).then_some(readable))
     }
 }

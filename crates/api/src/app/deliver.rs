@@ -110,28 +110,34 @@ impl App {
             accepted.count();
             return Ok(accepted);
         }
-        let keys = self.idempotency.get_or_try_init(|| self.log.idempotency());
-        self.accept_once(Once {
+        let once = Once {
             log: self.log.clone(),
-            keys: keys.await?.clone(),
+            keys: self.idempotency().await?.clone(),
             intent: Intent {
                 fingerprint: message.fingerprint(),
                 ..intent
             },
             message,
             permit,
-        })
-        .await
+        };
+        self.see_through(async { once.run().await.inspect(Accepted::count) })
+            .await
     }
 
-    /// Accepts in a task of its own: a caller who goes away must not leave what was appended without its record.
-    async fn accept_once(&self, once: Once) -> Result<Accepted, AppError> {
-        let accepting = async { once.run().await.inspect(Accepted::count) };
-        let accepted = self.accepting.spawn(accepting.in_current_span()).await;
-        accepted.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            Err(cancelled) => Err(AppError::internal(cancelled)),
-        })
+    /// Works in a task of its own: a caller who goes away must not leave what was appended without its record.
+    pub(super) fn see_through<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, AppError>> + Send + 'static,
+    ) -> impl Future<Output = Result<T, AppError>> {
+        let working = self.accepting.spawn(work.in_current_span());
+        async move {
+            working
+                .await
+                .unwrap_or_else(|error| match error.try_into_panic() {
+                    Ok(panic) => resume_unwind(panic),
+                    Err(cancelled) => Err(AppError::internal(cancelled)),
+                })
+        }
     }
 
     /// Waits for messages whose callers are gone to be accepted all the same, until `hard` is cancelled. Called when no

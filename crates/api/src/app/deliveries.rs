@@ -40,16 +40,25 @@ impl App {
         observed("get_delivery", async {
             caller.require(Scope::Read)?;
             self.await_history(min_log_sequence).await?;
-            let read = async |history: Store| history.get_delivery(id).await;
-            let found = self.history.read(read).await?;
-            let visible = found.filter(|detail| caller.sees(&detail.delivery.delivery.project_id));
-            let not_found = || Rejection::NotFound {
-                resource: Resource::Delivery,
-                id: id.to_string(),
-            };
-            Ok(visible.ok_or_else(not_found)?)
+            self.find_delivery(caller, id).await
         })
         .await
+    }
+
+    /// A delivery as the history has it now, unless it is none of the caller's business.
+    pub(super) async fn find_delivery(
+        &self,
+        caller: &Caller,
+        id: DeliveryId,
+    ) -> Result<DeliveryDetail, AppError> {
+        let read = async |history: Store| history.get_delivery(id).await;
+        let found = self.history.read(read).await?;
+        let visible = found.filter(|detail| caller.sees(&detail.delivery.delivery.project_id));
+        let not_found = || Rejection::NotFound {
+            resource: Resource::Delivery,
+            id: id.to_string(),
+        };
+        Ok(visible.ok_or_else(not_found)?)
     }
 
     /// A page of deliveries, newest first.
@@ -117,6 +126,7 @@ impl App {
         Ok((project, endpoint))
     }
 
+    /// Waits, bounded, until the history has passed `sequence`; 0 does not wait.
     pub(super) async fn await_history(&self, sequence: u64) -> Result<(), AppError> {
         if sequence == 0 {
             return Ok(());

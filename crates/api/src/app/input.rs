@@ -49,6 +49,17 @@ impl Violations {
         }
     }
 
+    /// Checks an idempotency key; it may be empty.
+    pub(crate) fn idempotency_key(&mut self, key: &str) {
+        if key.len() > limits::IDEMPOTENCY_KEY_BYTES || key.contains(char::is_control) {
+            let text = format!(
+                "must be at most {} bytes without control characters",
+                limits::IDEMPOTENCY_KEY_BYTES
+            );
+            self.add("idempotency_key", text);
+        }
+    }
+
     /// Adds what a rejection says of fields; any other rejection comes back.
     pub(crate) fn absorb<T>(&mut self, result: Result<T, Rejection>) -> Result<Option<T>, Rejection> {
         match result {

@@ -28,6 +28,7 @@ fn each_error_has_its_code_and_its_two_statuses() {
         (not_found(Resource::Endpoint), "endpoint_not_found", 404, Code::NotFound),
         (not_found(Resource::Delivery), "delivery_not_found", 404, Code::NotFound),
         (not_found(Resource::Secret), "secret_not_found", 404, Code::NotFound),
+        (not_found(Resource::Replay), "replay_not_found", 404, Code::NotFound),
         (conflict.into(), "endpoint_conflict", 409, Code::Aborted),
         (Rejection::PayloadTooLarge { actual: 2, limit: 1 }.into(), "payload_too_large", 413, Code::InvalidArgument),
         (AppError::IdempotencyKeyReused, "idempotency_key_reused", 409, Code::AlreadyExists),

@@ -9,6 +9,7 @@ use cuitty_webhooks_domain::delivery::{Conclusion, Delivery, DeliveryEvent, Deli
 use cuitty_webhooks_domain::endpoint::{DisabledReason, Endpoint, EndpointDraft, EndpointKind};
 use cuitty_webhooks_domain::ids::InvalidId;
 use cuitty_webhooks_domain::rejection::Rejection;
+use cuitty_webhooks_domain::replay::Replay;
 use cuitty_webhooks_domain::signing::{
     InvalidScheme, PublicKey, SignatureCheck, SignatureScheme, Unverifiable,
 };
@@ -330,6 +331,20 @@ fn timing(timing: Timing) -> v1::Timing {
         connect_ms: timing.connect.map(millis),
         tls_ms: timing.tls.map(millis),
         first_byte_ms: timing.first_byte.map(millis),
+    }
+}
+
+pub(super) fn replay(replay: &Replay) -> v1::Replay {
+    v1::Replay {
+        id: replay.id.to_string(),
+        state: replay.progress.as_str().to_owned(),
+        total: replay.total,
+        replayed: replay.replayed,
+        skipped: replay.skipped,
+        started_at: Some(timestamp(replay.started_at)),
+        ended_at: replay.ended_at.map(timestamp),
+        reason: replay.reason.clone(),
+        project_id: replay.project_id().to_string(),
     }
 }
 

@@ -8,9 +8,11 @@ use cuitty_webhooks_proto::v1::delivery_service_server::DeliveryService;
 use futures_util::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
+use super::message::idempotency_key;
 use super::{Door, caller_of, convert};
-use crate::app::DeliveryQuery;
+use crate::app::{DeliveryQuery, NewReplay, Started};
 use crate::error::AppError;
+use crate::trace_context::traceparent;
 
 #[tonic::async_trait]
 impl DeliveryService for Door {
@@ -69,30 +71,56 @@ impl DeliveryService for Door {
 
     async fn replay_delivery(
         &self,
-        _request: Request<v1::ReplayDeliveryRequest>,
+        request: Request<v1::ReplayDeliveryRequest>,
     ) -> Result<Response<v1::Delivery>, Status> {
-        Err(AppError::NotImplemented("ReplayDelivery").into())
+        let caller = caller_of(&request)?;
+        let (metadata, _, request) = request.into_parts();
+        let id = convert::id("delivery_id", &request.delivery_id).map_err(AppError::from)?;
+        let key = idempotency_key(&metadata, request.idempotency_key)?;
+        let delivery = self
+            .app
+            .replay_delivery(&caller, id, key, traceparent(metadata.as_ref()))
+            .await?;
+        Ok(Response::new(convert::delivery(&delivery)))
     }
 
     async fn start_replay(
         &self,
-        _request: Request<v1::StartReplayRequest>,
+        request: Request<v1::StartReplayRequest>,
     ) -> Result<Response<v1::Replay>, Status> {
-        Err(AppError::NotImplemented("StartReplay").into())
+        let caller = caller_of(&request)?;
+        let (metadata, _, request) = request.into_parts();
+        let key = idempotency_key(&metadata, request.idempotency_key.clone())?;
+        let new = read_replay(request, key).map_err(AppError::from)?;
+        Ok(Response::new(match self.app.start_replay(&caller, new).await? {
+            Started::Replay(replay) => convert::replay(&replay),
+            Started::DryRun { project_id, total } => v1::Replay {
+                state: "dry_run".to_owned(),
+                total,
+                project_id: project_id.to_string(),
+                ..v1::Replay::default()
+            },
+        }))
     }
 
     async fn get_replay(
         &self,
-        _request: Request<v1::GetReplayRequest>,
+        request: Request<v1::GetReplayRequest>,
     ) -> Result<Response<v1::Replay>, Status> {
-        Err(AppError::NotImplemented("GetReplay").into())
+        let caller = caller_of(&request)?;
+        let id = convert::id("replay_id", &request.get_ref().replay_id).map_err(AppError::from)?;
+        let replay = self.app.get_replay(&caller, id).await?;
+        Ok(Response::new(convert::replay(&replay)))
     }
 
     async fn cancel_replay(
         &self,
-        _request: Request<v1::CancelReplayRequest>,
+        request: Request<v1::CancelReplayRequest>,
     ) -> Result<Response<v1::Replay>, Status> {
-        Err(AppError::NotImplemented("CancelReplay").into())
+        let caller = caller_of(&request)?;
+        let id = convert::id("replay_id", &request.get_ref().replay_id).map_err(AppError::from)?;
+        let replay = self.app.cancel_replay(&caller, id).await?;
+        Ok(Response::new(convert::replay(&replay)))
     }
 
     async fn cancel_delivery(
@@ -116,5 +144,22 @@ fn read_query(request: v1::ListDeliveriesRequest) -> Result<DeliveryQuery, Rejec
         event_type: request.event_type,
         page: convert::page(request.page),
         min_log_sequence: request.min_log_sequence,
+    })
+}
+
+fn read_replay(request: v1::StartReplayRequest, idempotency_key: String) -> Result<NewReplay, Rejection> {
+    Ok(NewReplay {
+        status: convert::read_status(request.status)?,
+        since: convert::time("since", request.since)?,
+        until: convert::time("until", request.until)?,
+        project_id: request.project_id,
+        endpoint_id: request.endpoint_id,
+        failure_reasons: request.failure_reasons,
+        event_type: request.event_type,
+        since_disabled: request.since_disabled,
+        include_unmatched: request.include_unmatched,
+        rate_per_second: request.rate_per_second,
+        dry_run: request.dry_run,
+        idempotency_key,
     })
 }

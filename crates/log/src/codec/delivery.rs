@@ -82,8 +82,8 @@ pub fn decode_event(kind: Kind, body: Bytes) -> Result<DeliveryEvent, CodecError
             DeliveryEvent::Concluded(Box::new(decode_concluded(kind, body)?))
         }
         Kind::Unmatched => DeliveryEvent::Unmatched(decode_unmatched(body)?),
-        Kind::Endpoint => {
-            let message = "`endpoint` is not a fact about a delivery".into();
+        Kind::Endpoint | Kind::Replay => {
+            let message = format!("`{}` is not a fact about a delivery", kind.as_str());
             return Err(CodecError::Invalid {
                 field: "kind",
                 message,
@@ -205,7 +205,7 @@ fn decode_origin(origin: stored::Origin) -> Option<Origin> {
     })
 }
 
-fn encode_reason(reason: FailureReason) -> stored::FailureReason {
+pub(super) fn encode_reason(reason: FailureReason) -> stored::FailureReason {
     match reason {
         FailureReason::Exhausted => stored::FailureReason::Exhausted,
         FailureReason::Gone => stored::FailureReason::Gone,
@@ -217,7 +217,7 @@ fn encode_reason(reason: FailureReason) -> stored::FailureReason {
     }
 }
 
-fn decode_reason(reason: stored::FailureReason) -> Option<FailureReason> {
+pub(super) fn decode_reason(reason: stored::FailureReason) -> Option<FailureReason> {
     Some(match reason {
         stored::FailureReason::Unspecified => return None,
         stored::FailureReason::Exhausted => FailureReason::Exhausted,

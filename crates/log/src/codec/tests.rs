@@ -1,4 +1,5 @@
 mod golden;
+mod replay;
 mod round_trip;
 
 use bytes::Bytes;

@@ -82,6 +82,7 @@ pub(super) fn wanted(config: &LogConfig) -> Vec<Config> {
                 "webhooks.endpoint.>",
                 "webhooks.event_type.>",
                 "webhooks.api_key.>",
+                "webhooks.replay.>",
             ],
         ),
         Config {

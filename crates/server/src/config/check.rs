@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cuitty_webhooks_domain::delivery::DEFAULT_DEADLINE;
+use cuitty_webhooks_domain::limits::REPLAY_RATE;
 use cuitty_webhooks_log::topology::MAX_PARTITIONS;
 use tracing_subscriber::EnvFilter;
 
@@ -18,6 +19,8 @@ const MIN_APPEND_BYTES: u32 = 1 << 20;
 
 /// Longest `sweep_after`: what is forgotten is to be found while it matters.
 const MAX_SWEEP_AFTER: Duration = Duration::from_hours(1);
+/// Largest `replay.max_outstanding`: their ids are asked about again and again.
+const MAX_OUTSTANDING: usize = 10_000;
 /// Longest `disable_after`.
 const MAX_DISABLE_AFTER: Duration = Duration::from_hours(365 * 24);
 
@@ -200,6 +203,16 @@ impl Checks<'_> {
             projector.disable_after <= MAX_DISABLE_AFTER,
             "projector.disable_after",
             "must be at most 365 days, 0 for never",
+        );
+        self.require(
+            (1..=REPLAY_RATE).contains(&projector.replay.rate),
+            "projector.replay.rate",
+            "must be 1 to 10000",
+        );
+        self.require(
+            (1..=MAX_OUTSTANDING).contains(&projector.replay.max_outstanding),
+            "projector.replay.max_outstanding",
+            "must be 1 to 10000",
         );
     }
 

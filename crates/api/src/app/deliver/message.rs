@@ -59,7 +59,7 @@ impl NewMessage {
         let project_id = violations.project(caller, &self.project_id);
         let event_type = violations.parse("event_type", &self.event_type);
         let endpoint_id = violations.parse_some("endpoint_id", &self.endpoint_id);
-        check_key(&self.idempotency_key, &mut violations);
+        violations.idempotency_key(&self.idempotency_key);
         let content_type = if self.content_type.is_empty() {
             JSON.to_owned()
         } else {
@@ -103,7 +103,7 @@ impl Message {
     ) -> Result<Self, Rejection> {
         let mut violations = Violations::default();
         let event_type = violations.parse::<EventType>("event_type", event_type);
-        check_key(&idempotency_key, &mut violations);
+        violations.idempotency_key(&idempotency_key);
         Ok(Self {
             project_id,
             event_type: violations.finish(event_type)?,
@@ -173,16 +173,6 @@ impl Message {
                 .chain_update(part)
         });
         hash.finalize().into()
-    }
-}
-
-fn check_key(key: &str, violations: &mut Violations) {
-    if key.len() > limits::IDEMPOTENCY_KEY_BYTES || key.contains(char::is_control) {
-        let text = format!(
-            "must be at most {} bytes without control characters",
-            limits::IDEMPOTENCY_KEY_BYTES
-        );
-        violations.add("idempotency_key", text);
     }
 }
 

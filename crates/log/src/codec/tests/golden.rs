@@ -27,7 +27,7 @@ fn delivery() -> DeliveryRef {
     }
 }
 
-fn at(text: &str) -> chrono::DateTime<chrono::Utc> {
+pub(super) fn at(text: &str) -> chrono::DateTime<chrono::Utc> {
     text.parse().unwrap()
 }
 
@@ -318,7 +318,7 @@ fn stored_changes() -> Vec<(
     first.into_iter().chain(later).collect()
 }
 
-fn actor() -> Actor {
+pub(super) fn actor() -> Actor {
     Actor {
         id: "key_01h455vb4pex5vsknk084sn02q".into(),
         process: "api-1".into(),
@@ -329,11 +329,11 @@ pub(super) fn endpoint() -> Bytes {
     encode_endpoint(&EndpointChange::Enabled, &[], &state(), &actor())
 }
 
-fn hex(bytes: &Bytes) -> String {
+pub(super) fn hex(bytes: &Bytes) -> String {
     format!("{bytes:x}")
 }
 
-fn unhex(text: &str) -> Bytes {
+pub(super) fn unhex(text: &str) -> Bytes {
     let digits = text.trim().as_bytes();
     digits
         .chunks(2)
@@ -392,7 +392,7 @@ fn fields_that_a_later_version_adds_are_passed_over() {
 }
 
 /// Appends unknown fields of every wire type.
-fn with_unknown_fields(body: &Bytes) -> Bytes {
+pub(super) fn with_unknown_fields(body: &Bytes) -> Bytes {
     let mut body = body.to_vec();
     for wire_type in [0u64, 1, 2, 5] {
         prost::encoding::encode_varint(1000 << 3 | wire_type, &mut body);

@@ -320,8 +320,9 @@ impl<W> Scheduler<W> {
             return;
         };
         lane.is_reading = false;
+        let keeps_up = lane.keeps_up();
         if let Feed::Detached { backlog } = &mut lane.feed {
-            if backlog.read_up_to(end, at_tail) {
+            if backlog.read_up_to(end, at_tail) && keeps_up {
                 let backlog = std::mem::replace(backlog, Backlog::new(0));
                 lane.feed = Feed::Rejoining { backlog };
             } else if is_empty {

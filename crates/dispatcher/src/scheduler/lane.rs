@@ -385,8 +385,16 @@ impl<W> Lane<W> {
             items: window.items.min(spare.items).max(1),
             bytes: window.bytes.min(spare.bytes).max(1),
         };
-        let is_low = self.queued.items * 2 < window.items && self.queued.bytes * 2 < window.bytes;
+        let is_low =
+            self.queued.items * 2 < window.items && self.queued.bytes * 2 < window.bytes && self.keeps_up();
         is_low.then(|| (backlog.next(), window.minus(self.queued)))
+    }
+
+    /// Whether it gets through what it is given: of an endpoint that has not shown lately that it answers, less waits than
+    /// could be in flight. It is not worth it to read ahead for others, and fed by the consumer they would be full soon, and
+    /// detach again.
+    pub(super) fn keeps_up(&self) -> bool {
+        self.is_proven() || !self.settings.active || self.queued.items < self.window.size(self.cap()) as usize
     }
 
     /// What is to be saved of it.

@@ -316,7 +316,7 @@ fn the_backlog_of_an_inactive_endpoint_ends_at_once() {
     });
     assert_eq!(
         rig.said(),
-        [End(5)],
+        [Read(7, 4), End(5)],
         "while 4 is in flight, and half of the slots is for others"
     );
     rig.end(5, Sign::Silent);

@@ -1,6 +1,7 @@
 //! The loop that carries the scheduler's commands out.
 
 mod errands;
+mod items;
 mod puller;
 mod replies;
 
@@ -9,8 +10,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use cuitty_webhooks_domain::delivery::DEFAULT_DEADLINE;
 use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId};
 use cuitty_webhooks_log::directory::{Directory, Entry};
 use cuitty_webhooks_log::membership::{Membership, MembershipEvent};
@@ -24,30 +23,25 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error, info, warn};
 
 use self::errands::{Errands, Owner, Times};
+use self::items::{item, unknown_delay};
 use self::puller::{Pulled, Puller};
 use self::replies::Replies;
 use crate::config::DispatcherConfig;
 use crate::dispatcher::Dispatcher;
 use crate::engine::{Engine, Entropy, LATER, Past, Task, Work};
 use crate::metrics::{Metrics, ParkReason};
-use crate::scheduler::{
-    AttemptKey, Command, Ended, Event, Item, LaneId, LaneSettings, Limits, Room, Scheduler,
-};
+use crate::scheduler::{AttemptKey, Command, Ended, Event, LaneId, LaneSettings, Limits, Room, Scheduler};
 
 /// What is pulled but not yet scheduled, all partitions together.
 const PULLED: usize = 256;
 /// Pulled items that are scheduled in one go.
 const BATCH: usize = 64;
-/// What holding an item costs beside its payload, in bytes.
-const ITEM_BYTES: usize = 512;
 /// Settled attempts that are remembered, to recognise one that comes again.
 const REMEMBERED: usize = 1 << 16;
 /// How often leases are looked at and gauges set.
 const HOUSEKEEPING: Duration = Duration::from_millis(500);
 /// How long leaving may take: what is not given up by then runs out.
 const LEAVE_TIME: Duration = Duration::from_secs(2);
-/// How long work stays in the log whose endpoint the directory does not know: from the first, doubled, up to the last.
-const UNKNOWN_DELAYS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// How long work stays in the log that this version cannot read: until one comes that can, the one that wrote it perhaps.
 const UNREADABLE_DELAY: Duration = Duration::from_mins(5);
 
@@ -480,41 +474,4 @@ fn settings(entry: &Entry) -> LaneSettings {
         active: entry.endpoint.is_active(),
         probe_delays: settings.retry_schedule().delays().into(),
     }
-}
-
-/// What is to be scheduled for a work item; `None` when this version cannot read it.
-fn item(work: Arc<Work>, times: Times) -> Option<Item<Work>> {
-    let (delivery_id, number, bytes, deadline): (_, _, _, DateTime<Utc>) = match &work.event {
-        WorkEvent::Requested(requested) => (
-            requested.delivery.delivery_id,
-            1,
-            requested.payload.len(),
-            requested.deadline,
-        ),
-        // Its deadline stands in the request, and is checked again when that is read back.
-        WorkEvent::Due(due) => (
-            due.delivery.delivery_id,
-            due.attempt_number,
-            0,
-            due.due_at + DEFAULT_DEADLINE,
-        ),
-        WorkEvent::Unreadable(error) => {
-            error!(log.seq = work.sequence, %error, "work item in a backlog cannot be read by this version: its endpoint's lane waits for one that can");
-            return None;
-        }
-    };
-    Some(Item {
-        key: AttemptKey { delivery_id, number },
-        sequence: work.sequence,
-        bytes: bytes + ITEM_BYTES,
-        deadline: times.instant(deadline),
-        work,
-    })
-}
-
-/// How long an item stays in the log whose endpoint was not known `delivered` times.
-fn unknown_delay(delivered: u64) -> Duration {
-    let (first, last) = UNKNOWN_DELAYS;
-    let doublings = delivered.clamp(1, 16) as u32 - 1;
-    (first * 2u32.pow(doublings)).min(last)
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::item;
+use super::items::item;
 use crate::engine::Work;
 use crate::metrics::Metrics;
 use crate::scheduler::{Blocked, BreakerState, Event, Health, Known, LaneId, LaneState, Recovered, Room};

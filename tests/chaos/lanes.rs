@@ -124,20 +124,7 @@ async fn a_rate_limit_of_100_is_kept_within_5_percent_over_30_seconds_and_a_chan
         ..Default::default()
     };
     let limited = app.create_endpoint(request).await.endpoint.unwrap().id;
-    let owner = eventually("one dispatcher holds the partition", || async {
-        let mut owners = Vec::new();
-        for index in DISPATCHERS {
-            if app.roles[index].metric("webhooks_membership_partitions").await > 0.0 {
-                owners.push(index);
-            }
-        }
-        if let [owner] = owners[..] {
-            Ok(owner)
-        } else {
-            Err(owners)
-        }
-    })
-    .await;
+    let owner = app.owner(&DISPATCHERS).await;
 
     let mut leaving = app.roles.remove(owner);
     let change = async {

@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use cuitty_webhooks_proto::v1::{CreateEndpointRequest, DeliveryStatus, ListDeliveriesRequest};
-use harness::app::{PROJECT, TestApp};
-use harness::eventually::{eventually, is};
+use cuitty_webhooks_proto::v1::CreateEndpointRequest;
+use harness::app::TestApp;
+use harness::eventually::{PATIENCE, eventually, is};
 use harness::receiver::{Receiver, Reply};
+use harness::traffic::nothing_is_pending;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -79,7 +80,7 @@ async fn a_killed_dispatchers_work_arrives_within_15_seconds_and_only_what_was_i
         )
     })
     .await;
-    nothing_is_pending(&app).await;
+    nothing_is_pending(&app, PATIENCE).await;
 
     let (mut repeated, mut last) = (0, Duration::ZERO);
     for (endpoint, before) in before.iter().enumerate() {
@@ -127,20 +128,6 @@ async fn sigterm_lets_what_is_in_flight_end_and_repeats_nothing() {
         is(receiver.ids("/hook").len(), 30)
     })
     .await;
-    nothing_is_pending(&app).await;
+    nothing_is_pending(&app, PATIENCE).await;
     assert_eq!(receiver.requests("/hook").len(), 30);
-}
-
-async fn nothing_is_pending(app: &TestApp) {
-    eventually("nothing is pending", || async {
-        let request = ListDeliveriesRequest {
-            project_id: PROJECT.into(),
-            status: DeliveryStatus::Pending.into(),
-            ..Default::default()
-        };
-        let pending = app.deliveries().list_deliveries(request).await;
-        let pending = pending.map_err(|status| status.to_string())?.into_inner();
-        is(pending.deliveries.len(), 0)
-    })
-    .await;
 }

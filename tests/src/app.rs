@@ -6,8 +6,9 @@ use cuitty_webhooks_proto::v1::message_service_client::MessageServiceClient;
 use cuitty_webhooks_proto::v1::status_service_client::StatusServiceClient;
 use cuitty_webhooks_proto::v1::{
     CreateEndpointRequest, CreateEndpointResponse, DeliverRequest, DeliverResponse, Delivery, DeliveryDetail,
-    DeliveryStatus, GetDeliveryRequest,
+    DeliveryStatus, Endpoint, GetDeliveryRequest, UpdateEndpointRequest,
 };
+use prost_types::FieldMask;
 use serde_json::Value;
 use tempfile::TempDir;
 use tonic::Status;
@@ -215,6 +216,26 @@ impl TestApp {
         .await
     }
 
+    /// Enables or disables an endpoint.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn set_active(&self, endpoint_id: &str, active: bool) -> Endpoint {
+        let request = UpdateEndpointRequest {
+            endpoint: Some(Endpoint {
+                id: endpoint_id.to_owned(),
+                active,
+                ..Default::default()
+            }),
+            update_mask: Some(FieldMask {
+                paths: vec!["active".into()],
+            }),
+            ..Default::default()
+        };
+        let updated = self.endpoints().update_endpoint(request).await;
+        updated.expect("enable or disable an endpoint").into_inner()
+    }
+
     /// Delivers an event of [`PROJECT`].
     ///
     /// # Panics
@@ -226,6 +247,27 @@ impl TestApp {
             .await
             .expect("deliver")
             .into_inner()
+    }
+
+    /// The one of these places in [`Self::roles`] where the dispatcher is that holds the only partition.
+    ///
+    /// # Panics
+    /// When that does not settle in time.
+    pub async fn owner(&self, dispatchers: &[usize]) -> usize {
+        eventually("one dispatcher holds the partition", || async {
+            let mut owners = Vec::new();
+            for &index in dispatchers {
+                if self.roles[index].metric("webhooks_membership_partitions").await > 0.0 {
+                    owners.push(index);
+                }
+            }
+            if let [owner] = owners[..] {
+                Ok(owner)
+            } else {
+                Err(owners)
+            }
+        })
+        .await
     }
 
     /// A delivery, as soon as the history knows it.

@@ -169,6 +169,23 @@ impl Books {
         })
     }
 
+    /// Nothing was repeated but what was in flight at `killed`. Returns how many attempts were in flight, and how many repeated.
+    ///
+    /// # Panics
+    /// When that is not so.
+    pub fn check_repeated(&self, killed: Moment) -> (usize, usize) {
+        let (in_flight, repeated) = (self.in_flight(killed), self.repeated());
+        let unexplained: Vec<_> = repeated
+            .iter()
+            .filter(|attempt| !in_flight.contains(attempt))
+            .collect();
+        assert!(
+            unexplained.is_empty(),
+            "repeated without having been in flight: {unexplained:?}"
+        );
+        (in_flight.len(), repeated.len())
+    }
+
     /// Every retry that was promised. `moment` ties the receiver's clock to that of the log.
     ///
     /// # Panics

@@ -35,7 +35,11 @@ pub async fn lag(url: &str) -> Vec<PartitionLag> {
     connect(url).await.consumer_lag().await.expect("ask for the lag")
 }
 
-async fn connect(url: &str) -> Log {
+/// A connection to the log at `url`, with the default settings.
+///
+/// # Panics
+/// When it cannot be made.
+pub async fn connect(url: &str) -> Log {
     let config = LogConfig {
         url: url.to_owned(),
         ..LogConfig::default()

@@ -5,12 +5,11 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use cuitty_webhooks_domain::endpoint::{Actor, DisabledReason, EndpointChange};
 use cuitty_webhooks_log::codec::decode_endpoint;
-use cuitty_webhooks_proto::v1::{CreateEndpointRequest, Endpoint, GetEndpointRequest, UpdateEndpointRequest};
+use cuitty_webhooks_proto::v1::{CreateEndpointRequest, Endpoint, GetEndpointRequest};
 use harness::app::{PROJECT, TestApp, summary};
 use harness::eventually::{eventually, is};
 use harness::receiver::{Receiver, Reply};
 use harness::roles::command;
-use prost_types::FieldMask;
 use serde_json::json;
 use sqlx::{Connection, Executor, SqliteConnection};
 
@@ -142,22 +141,7 @@ async fn one_that_is_enabled_again_gets_as_long_as_before() {
     deliver_to(&app, &endpoint).await;
     disabled(&app, &endpoint.id).await;
 
-    let enable = UpdateEndpointRequest {
-        endpoint: Some(Endpoint {
-            active: true,
-            ..endpoint.clone()
-        }),
-        update_mask: Some(FieldMask {
-            paths: vec!["active".into()],
-        }),
-        ..Default::default()
-    };
-    let enabled = app
-        .endpoints()
-        .update_endpoint(enable)
-        .await
-        .unwrap()
-        .into_inner();
+    let enabled = app.set_active(&endpoint.id, true).await;
     assert!(enabled.active);
     deliver_to(&app, &endpoint).await;
 

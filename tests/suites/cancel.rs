@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use cuitty_webhooks_domain::delivery::{Conclusion, DeliveryEvent, FailureReason};
-use cuitty_webhooks_log::EventBody;
+use cuitty_webhooks_log::{Cancellations, EventBody};
 use cuitty_webhooks_proto::v1::{
     CancelDeliveryRequest, CreateEndpointRequest, Delivery, DeliveryDetail, DeliveryStatus,
     GetEndpointRequest,
@@ -13,9 +13,10 @@ use harness::app::{TestApp, summary};
 use harness::eventually::{eventually, is};
 use harness::grpc::{Refusal, refused};
 use harness::local::CLOCK;
-use harness::log::stored;
+use harness::log::{connect, stored};
 use harness::receiver::{Receiver, Reply};
 use harness::traffic::{number, numbered};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 async fn cancel(app: &TestApp, id: &str) -> Result<Delivery, Status> {
@@ -112,6 +113,42 @@ async fn a_delivery_that_waits_for_its_retry_ends_at_once_and_is_not_attempted_a
     let attempts = receiver.requests("/hook");
     assert_eq!(attempts.iter().filter(|request| number(request) == 0).count(), 1);
     assert_eq!(ends(&app, &id).await, [CANCELLED]);
+}
+
+#[tokio::test]
+async fn a_cancellation_that_was_cut_short_is_carried_out_by_the_dispatcher_or_when_it_is_repeated() {
+    let app = TestApp::start().await;
+    let receiver = Receiver::start();
+    let delays = [2, 600];
+    let mut cut_short = Vec::new();
+    for delay in delays {
+        let path = format!("/after/{delay}");
+        receiver.script(&path, [Reply::status(500)]);
+        let endpoint = endpoint(&app, &receiver, &path, delay, false).await;
+        let id = deliver(&app, &endpoint, 0).await;
+        attempted(&app, &id, 1).await;
+        cut_short.push((id, path));
+    }
+    // As an API leaves it that is killed between telling the dispatchers and appending the end.
+    let log = connect(&app.nats.url()).await;
+    let cancellations = Cancellations::start(&log, CancellationToken::new())
+        .await
+        .unwrap();
+    for event in stored(&app.nats.url()).await {
+        if let EventBody::Event(DeliveryEvent::Requested(requested)) = event.body {
+            cancellations.cancel(&requested.delivery).await.unwrap();
+        }
+    }
+
+    let [(soon, _), (late, _)] = &cut_short[..] else {
+        panic!("two")
+    };
+    is_cancelled(summary(&app.ended(soon).await));
+    is_cancelled(&cancel(&app, late).await.unwrap());
+    for (id, path) in &cut_short {
+        assert_eq!(ends(&app, id).await, [CANCELLED]);
+        assert_eq!(receiver.count(path), 1);
+    }
 }
 
 #[tokio::test]

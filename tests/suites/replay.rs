@@ -6,13 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cuitty_webhooks_proto::v1::{
     CancelReplayRequest, CreateEndpointRequest, DeleteEndpointRequest, Delivery, DeliveryStatus, Endpoint,
-    GetReplayRequest, Replay, ReplayDeliveryRequest, StartReplayRequest, UpdateEndpointRequest,
+    GetReplayRequest, Replay, ReplayDeliveryRequest, StartReplayRequest,
 };
 use harness::app::{PROJECT, TestApp, event, summary};
 use harness::eventually::{eventually, is};
 use harness::grpc::refused;
 use harness::receiver::{Receiver, Reply};
-use prost_types::FieldMask;
 use serde_json::json;
 use tonic::{Code, Status};
 
@@ -81,20 +80,6 @@ async fn run(app: &TestApp, request: StartReplayRequest) -> (u64, u64, u64) {
     .await;
     assert!(ended.ended_at.is_some() && ended.reason.is_empty());
     (ended.total, ended.replayed, ended.skipped)
-}
-
-async fn set_active(app: &TestApp, endpoint: &Endpoint, active: bool) {
-    let request = UpdateEndpointRequest {
-        endpoint: Some(Endpoint {
-            active,
-            ..endpoint.clone()
-        }),
-        update_mask: Some(FieldMask {
-            paths: vec!["active".into()],
-        }),
-        ..Default::default()
-    };
-    app.endpoints().update_endpoint(request).await.unwrap();
 }
 
 async fn delete(app: &TestApp, endpoint: &Endpoint) {
@@ -186,7 +171,7 @@ async fn what_cannot_be_delivered_is_not_replayed() {
         (refusal.code, &*refusal.reason),
         (Code::Aborted, "DELIVERY_CONFLICT")
     );
-    set_active(&app, &taken, false).await;
+    app.set_active(&taken.id, false).await;
     let status = replay_one(&app, &delivery.id, "").await.unwrap_err();
     assert_eq!(refused::<()>(Err(status.clone())).reason, "ENDPOINT_CONFLICT");
     assert!(status.message().contains("is disabled"), "{status}");
@@ -293,7 +278,7 @@ async fn a_bulk_replay_sends_what_its_filter_selects() {
     assert_eq!(ids, BTreeSet::from([failures["key.revoked"].message_id.clone()]));
 
     delete(&app, &b).await;
-    set_active(&app, &a, false).await;
+    app.set_active(&a.id, false).await;
     assert_eq!(run(&app, request()).await, (3, 0, 3), "nobody takes them now");
 }
 
@@ -313,15 +298,15 @@ async fn what_failed_since_the_endpoint_was_disabled_is_sent_when_it_is_back() {
         ["since_disabled"]
     );
     failed(&app, "before").await;
-    set_active(&app, &hook, false).await;
+    app.set_active(&hook.id, false).await;
     assert_eq!(
         failed(&app, "first.time").await.failure_reason,
         "endpoint_disabled"
     );
-    set_active(&app, &hook, true).await;
-    set_active(&app, &hook, false).await;
+    app.set_active(&hook.id, true).await;
+    app.set_active(&hook.id, false).await;
     let wanted = [failed(&app, "one").await, failed(&app, "two").await];
-    set_active(&app, &hook, true).await;
+    app.set_active(&hook.id, true).await;
     receiver.script("/hook", [Reply::status(200)]);
 
     assert_eq!(run(&app, never).await, (2, 2, 0));

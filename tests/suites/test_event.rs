@@ -1,12 +1,11 @@
 //! Test events: what a user sends to see whether an endpoint works.
 
 use cuitty_webhooks_proto::v1::{
-    CreateEndpointRequest, Delivery, DeliveryStatus, Endpoint, SendTestEventRequest, UpdateEndpointRequest,
+    CreateEndpointRequest, Delivery, DeliveryStatus, Endpoint, SendTestEventRequest,
 };
 use harness::app::{TestApp, summary};
 use harness::grpc::{Refusal, refused};
 use harness::receiver::Receiver;
-use prost_types::FieldMask;
 use serde_json::{Value, json};
 use tonic::{Code, Request, Status};
 
@@ -34,21 +33,6 @@ async fn endpoint(app: &TestApp, receiver: &Receiver) -> Endpoint {
         ..Default::default()
     };
     app.create_endpoint(request).await.endpoint.unwrap()
-}
-
-async fn set_active(app: &TestApp, endpoint: &Endpoint, active: bool) {
-    let request = UpdateEndpointRequest {
-        endpoint: Some(Endpoint {
-            id: endpoint.id.clone(),
-            active,
-            ..Default::default()
-        }),
-        update_mask: Some(FieldMask {
-            paths: vec!["active".into()],
-        }),
-        expected_revision: 0,
-    };
-    app.endpoints().update_endpoint(request).await.unwrap();
 }
 
 #[tokio::test]
@@ -121,7 +105,7 @@ async fn a_disabled_endpoint_is_not_tested_and_the_refusal_says_why() {
     let app = TestApp::start().await;
     let receiver = Receiver::start();
     let endpoint = endpoint(&app, &receiver).await;
-    set_active(&app, &endpoint, false).await;
+    app.set_active(&endpoint.id, false).await;
 
     let status = send(&app, request(&endpoint.id, "budget.exceeded", ""))
         .await
@@ -137,7 +121,7 @@ async fn a_disabled_endpoint_is_not_tested_and_the_refusal_says_why() {
         status.message()
     );
 
-    set_active(&app, &endpoint, true).await;
+    app.set_active(&endpoint.id, true).await;
     let sent = send(&app, request(&endpoint.id, "budget.exceeded", ""))
         .await
         .unwrap();

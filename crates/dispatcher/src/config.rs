@@ -262,8 +262,18 @@ mod tests {
             max_in_flight: 0,
             progress_interval: Duration::from_millis(199),
             lanes: LaneConfig {
-                total_items: 1,
+                max_items: 0,
+                max_bytes: 0,
+                window_items: 0,
+                save_interval: Duration::from_millis(99),
                 ..LaneConfig::default()
+            },
+            breaker: BreakerConfig {
+                consecutive_failures: 0,
+                failure_ratio: f64::NAN,
+                min_attempts: 0,
+                window: Duration::from_millis(999),
+                max_probe_delay: Duration::ZERO,
             },
             ..DispatcherConfig::default()
         };
@@ -274,7 +284,30 @@ mod tests {
             .collect();
         assert_eq!(
             settings,
-            ["id", "max_in_flight", "progress_interval", "lanes.total_items"]
+            [
+                "id",
+                "max_in_flight",
+                "progress_interval",
+                "lanes.max_items",
+                "lanes.max_bytes",
+                "lanes.window_items",
+                "lanes.save_interval",
+                "breaker.consecutive_failures",
+                "breaker.failure_ratio",
+                "breaker.min_attempts",
+                "breaker.window",
+                "breaker.max_probe_delay"
+            ]
         );
+        let too_little = DispatcherConfig {
+            lanes: LaneConfig {
+                total_items: 1023,
+                total_bytes: (4 << 20) - 1,
+                ..LaneConfig::default()
+            },
+            ..DispatcherConfig::default()
+        };
+        let settings = too_little.problems().into_iter().map(|problem| problem.setting);
+        assert!(settings.eq(["lanes.total_items", "lanes.total_bytes"]));
     }
 }

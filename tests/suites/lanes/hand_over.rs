@@ -3,33 +3,13 @@
 use std::time::Duration;
 
 use cuitty_webhooks_proto::v1::CreateEndpointRequest;
-use harness::app::TestApp;
 use harness::books::Books;
-use harness::eventually::eventually;
 use harness::receiver::{Receiver, Reply};
 use harness::traffic::{hand_over, nothing_is_pending};
 
 use super::{FAILURES, PATIENCE, are_probes, at_least, endpoint, installation, lanes_are};
 
 const DISPATCHERS: [usize; 2] = [1, 2];
-
-/// The one of these places in [`TestApp::roles`] where the dispatcher is that holds the partition.
-async fn owner(app: &TestApp, dispatchers: &[usize]) -> usize {
-    eventually("one dispatcher holds the partition", || async {
-        let mut owners = Vec::new();
-        for &index in dispatchers {
-            if app.roles[index].metric("webhooks_membership_partitions").await > 0.0 {
-                owners.push(index);
-            }
-        }
-        if let [owner] = owners[..] {
-            Ok(owner)
-        } else {
-            Err(owners)
-        }
-    })
-    .await
-}
 
 #[tokio::test]
 async fn a_detached_lane_goes_from_hand_to_hand_and_nothing_is_repeated() {
@@ -43,14 +23,14 @@ async fn a_detached_lane_goes_from_hand_to_hand_and_nothing_is_repeated() {
     };
     let dead = endpoint(&app, &receiver, "/dead", settings).await;
     hand_over(&app, &dead, EVENTS).await;
-    let first = owner(&app, &DISPATCHERS).await;
+    let first = app.owner(&DISPATCHERS).await;
     lanes_are(&app, first, 1, 1).await;
     at_least(&receiver, "/dead", FAILURES + 2).await;
 
     // While it is down: the next owner knows that it is, and goes on probing.
     assert!(app.roles[first].stop().await.success());
     let second = DISPATCHERS.into_iter().find(|&index| index != first).unwrap();
-    owner(&app, &[second]).await;
+    app.owner(&[second]).await;
     let probes = receiver.count("/dead");
     lanes_are(&app, second, 1, 1).await;
     at_least(&receiver, "/dead", probes + 3).await;
@@ -63,7 +43,7 @@ async fn a_detached_lane_goes_from_hand_to_hand_and_nothing_is_repeated() {
     receiver.script("/dead", [answer]);
     let failed = receiver.count("/dead");
     at_least(&receiver, "/dead", failed + EVENTS / 5).await;
-    let owner = owner(&app, &DISPATCHERS).await;
+    let owner = app.owner(&DISPATCHERS).await;
     assert!(
         receiver.count("/dead") < failed + EVENTS,
         "there is something left to hand over"

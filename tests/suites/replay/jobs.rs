@@ -12,12 +12,12 @@ use harness::log::stored;
 use harness::receiver::{Receiver, Reply};
 use serde_json::json;
 
-use super::{endpoint, get, set_active, start};
+use super::{endpoint, get, start};
 
 /// `count` deliveries to a new endpoint at `/hook` that failed because it was disabled. It is active again.
 async fn failed_while_disabled(app: &TestApp, receiver: &Receiver, count: usize) {
     let hook = endpoint(app, receiver, "/hook", &[]).await;
-    set_active(app, &hook, false).await;
+    app.set_active(&hook.id, false).await;
     let mut accepted = Vec::new();
     for number in 0..count {
         accepted.push(app.deliver("order.paid", &json!({ "number": number })).await);
@@ -26,7 +26,7 @@ async fn failed_while_disabled(app: &TestApp, receiver: &Receiver, count: usize)
         let ended = app.ended(&accepted.deliveries[0].id).await;
         assert_eq!(summary(&ended).status(), DeliveryStatus::Failed);
     }
-    set_active(app, &hook, true).await;
+    app.set_active(&hook.id, true).await;
 }
 
 #[tokio::test]

@@ -150,6 +150,27 @@ fn all_problems_are_listed_at_once() {
 }
 
 #[test]
+fn what_the_projector_cannot_work_with_is_refused() {
+    let (_file, sources) = file(
+        "[projector]\nsweep_interval = \"0s\"\nsweep_after = \"0s\"\n\
+         [projector.replay]\nrate = 10001\nmax_outstanding = 0\n",
+    );
+    let found = problems(&sources, &[Role::Projector]).into_iter();
+    let mut found: Vec<_> = found.map(|(key, _)| key).collect();
+    found.retain(|key| key.starts_with("projector."));
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            "projector.replay.max_outstanding",
+            "projector.replay.rate",
+            "projector.sweep_after",
+            "projector.sweep_interval"
+        ]
+    );
+}
+
+#[test]
 fn a_log_that_forgets_a_request_before_its_last_retry_is_refused() {
     let key = "CUITTY_WEBHOOKS__LOG__MAX_AGE";
     for (max_age, is_long_enough) in [

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 
 /// How long after a dispatcher was killed the last of its deliveries may arrive.
-const TAKEOVER: Duration = Duration::from_secs(15);
+const TAKEOVER: Duration = Duration::from_secs(30);
 
 /// Waits for the other tests of this process to end, and keeps them waiting until it is dropped.
 async fn turn() -> MutexGuard<'static, ()> {

@@ -27,6 +27,7 @@ use crate::codec;
 use crate::connect::backoff;
 use crate::error::LogError;
 use crate::metrics::names;
+use crate::progress::OutcomeId;
 use crate::subjects::{Subject, partition_of};
 use crate::topology::CONTROL_STREAM;
 
@@ -186,25 +187,29 @@ impl Log {
     /// Appends the end of an attempt; at most one is stored per delivery and attempt number inside `duplicate_window`.
     /// When another one came first, [`Appended`] tells where that one is.
     pub async fn append_concluded(&self, event: &Concluded) -> Result<Appended, LogError> {
-        self.append_outcome(event, "").await
+        self.append_outcome(event, false).await
     }
 
     /// Appends how a delivery ended although another end of the same attempt is stored, one that left the delivery open:
     /// the attempt was repeated, with another result. At most one is stored beside that one.
     pub async fn append_final(&self, event: &Concluded) -> Result<Appended, LogError> {
-        self.append_outcome(event, ".final").await
+        self.append_outcome(event, true).await
     }
 
     #[instrument(name = "log.append", level = "debug", skip_all, fields(kind = codec::outcome_of(&event.conclusion).kind().as_str()))]
-    async fn append_outcome(&self, event: &Concluded, id_suffix: &str) -> Result<Appended, LogError> {
+    async fn append_outcome(&self, event: &Concluded, is_final: bool) -> Result<Appended, LogError> {
         let subject = Subject::Outcome {
             project_id: event.delivery.project_id.clone(),
             endpoint_id: event.delivery.endpoint_id,
             outcome: codec::outcome_of(&event.conclusion),
         };
         let number = event.attempt.as_ref().map_or(0, |attempt| attempt.number);
-        let id = format!("{}.{number}{id_suffix}", event.delivery.delivery_id);
-        self.append(Outgoing::new(subject, codec::encode_concluded(event)).id(id))
+        let id = OutcomeId {
+            delivery_id: event.delivery.delivery_id,
+            number,
+            is_final,
+        };
+        self.append(Outgoing::new(subject, codec::encode_concluded(event)).id(id.to_string()))
             .await
     }
 

@@ -280,6 +280,8 @@ pub fn timers_of(delivery_id: DeliveryId) -> String {
     format!("webhooks.timer.{delivery_id}.*")
 }
 
+/// Selects every outcome.
+pub const OUTCOMES: &str = "webhooks.outcome.>";
 /// Selects every endpoint's changes.
 pub const ENDPOINTS: &str = "webhooks.endpoint.>";
 /// Selects every bulk replay's changes.

@@ -10,6 +10,7 @@ mod fixtures;
 mod idempotency;
 mod lanes;
 mod outcomes;
+mod progress;
 mod read;
 mod timer;
 mod topology;

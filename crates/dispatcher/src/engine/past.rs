@@ -1,46 +1,30 @@
-//! What another owner recorded of an endpoint's attempts, for work that comes again after it died.
+//! What other owners recorded of attempts, for work that comes again after one of them died.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+mod distant;
+mod recent;
 
 use cuitty_webhooks_domain::delivery::DeliveryRef;
-use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId};
-use cuitty_webhooks_log::{LastOutcome, Log, LogError};
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use cuitty_webhooks_log::{Log, LogError};
+
+use self::distant::Distant;
+use self::recent::Recent;
 
 /// How long what was read counts. What this dispatcher records meanwhile it remembers by itself; what the other one does,
 /// which had it in flight when it lost its lease, is a repetition that nobody can tell.
-const FRESH: Duration = Duration::from_secs(5);
-/// Endpoints that are remembered, before those are forgotten that are not fresh.
-const REMEMBERED: usize = 1024;
-/// Reads at the same time: nats-server looks through everything that was stored since, for each.
-const READS: usize = 2;
+const FRESH: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// Outcomes by endpoint, each read once for all the work of a takeover.
+/// Whether work that comes again has been done. What was requested lately, as nearly all of it, is told by one look at
+/// everything since; what was requested long ago by a look at its endpoint's outcomes.
 pub(crate) struct Past {
-    log: Log,
-    slots: Mutex<HashMap<EndpointId, Slot>>,
-    reads: Semaphore,
-}
-
-/// Whoever comes first reads, the others wait for it.
-type Slot = Arc<tokio::sync::Mutex<Option<Read>>>;
-
-struct Read {
-    /// It holds every outcome after this sequence.
-    after: u64,
-    at: Instant,
-    outcomes: HashMap<DeliveryId, LastOutcome>,
+    recent: Recent,
+    distant: Distant,
 }
 
 impl Past {
     pub(crate) fn new(log: Log) -> Self {
         Self {
-            log,
-            slots: Mutex::default(),
-            reads: Semaphore::new(READS),
+            recent: Recent::new(log.clone()),
+            distant: Distant::new(log),
         }
     }
 
@@ -51,43 +35,11 @@ impl Past {
         requested_sequence: u64,
         number: u32,
     ) -> Result<bool, LogError> {
-        let slot = self.slot(delivery.endpoint_id);
-        let mut read = slot.lock().await;
-        let now = Instant::now();
-        let is_good = |read: &Read| read.after <= requested_sequence && now < read.at + FRESH;
-        if !read.as_ref().is_some_and(is_good) {
-            // As far back as before, so that work that is read out of order does not make it start anew each time.
-            let after = read
-                .as_ref()
-                .map_or(requested_sequence, |read| read.after.min(requested_sequence));
-            // Never closed.
-            let _turn = self.reads.acquire().await;
-            let outcomes = self
-                .log
-                .outcomes_after(&delivery.project_id, delivery.endpoint_id, after)
-                .await?;
-            *read = Some(Read {
-                after,
-                at: now,
-                outcomes: outcomes.of,
-            });
-        }
-        let known = read
-            .as_ref()
-            .and_then(|read| read.outcomes.get(&delivery.delivery_id));
-        Ok(known.is_some_and(|last| last.next_attempt_at.is_none() || last.attempts >= number))
-    }
-
-    fn slot(&self, endpoint_id: EndpointId) -> Slot {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        if slots.len() >= REMEMBERED {
-            // Those that are being read now stay.
-            slots.retain(|_, slot| {
-                slot.try_lock().map_or(true, |read| {
-                    read.as_ref().is_some_and(|read| read.at.elapsed() < FRESH)
-                })
-            });
-        }
-        slots.entry(endpoint_id).or_default().clone()
+        let recent = self.recent.progress(delivery.delivery_id, requested_sequence);
+        let progress = match recent.await? {
+            Some(progress) => progress,
+            None => self.distant.progress(delivery, requested_sequence).await?,
+        };
+        Ok(progress.covers(number))
     }
 }

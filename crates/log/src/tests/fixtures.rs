@@ -5,12 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::attempt::{Attempt, AttemptError, AttemptRequest, ErrorClass, Timing};
-use cuitty_webhooks_domain::delivery::{Concluded, Conclusion, DeliveryRef, Due, Origin, Requested};
+use cuitty_webhooks_domain::delivery::{
+    Concluded, Conclusion, DeliveryRef, Due, FailureReason, Origin, Requested,
+};
 use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId, MessageId};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::{EventBody, EventReader, StoredEvent};
+use crate::{EventBody, EventReader, Log, StoredEvent};
 use cuitty_webhooks_domain::delivery::DeliveryEvent;
 
 pub(super) fn now() -> DateTime<Utc> {
@@ -84,6 +86,41 @@ pub(super) fn concluded(request: &Requested, number: u32) -> Concluded {
             next_attempt_at: now(),
         },
         at: now(),
+    }
+}
+
+/// Failed, to be tried again.
+pub(super) fn retry(request: &Requested, number: u32) -> Concluded {
+    Concluded {
+        conclusion: Conclusion::Retry {
+            next_attempt_at: now() + Duration::from_secs(number.into()),
+        },
+        ..concluded(request, number)
+    }
+}
+
+pub(super) fn success(request: &Requested, number: u32) -> Concluded {
+    Concluded {
+        conclusion: Conclusion::Succeeded,
+        ..concluded(request, number)
+    }
+}
+
+/// Ended without an attempt.
+pub(super) fn cancelled(request: &Requested) -> Concluded {
+    Concluded {
+        attempt: None,
+        conclusion: Conclusion::Failed {
+            reason: FailureReason::Cancelled,
+        },
+        ..concluded(request, 0)
+    }
+}
+
+/// Stores `events` at the next sequences.
+pub(super) async fn append_all(log: &Log, events: &[Concluded]) {
+    for event in events {
+        assert!(!log.append_concluded(event).await.unwrap().duplicate);
     }
 }
 

@@ -1,37 +1,10 @@
 use std::time::Duration;
 
-use cuitty_webhooks_domain::delivery::{Concluded, Conclusion, FailureReason, Requested};
+use cuitty_webhooks_domain::delivery::{Concluded, Requested};
 
-use super::fixtures::{concluded, endpoint_id, now, requested};
+use super::fixtures::{append_all, cancelled, endpoint_id, now, requested, retry, success};
 use crate::testing::NatsServer;
 use crate::{LastOutcome, Log, LogError, Outcomes, codec};
-
-fn retry(request: &Requested, number: u32) -> Concluded {
-    Concluded {
-        conclusion: Conclusion::Retry {
-            next_attempt_at: now() + Duration::from_secs(number.into()),
-        },
-        ..concluded(request, number)
-    }
-}
-
-fn success(request: &Requested, number: u32) -> Concluded {
-    Concluded {
-        conclusion: Conclusion::Succeeded,
-        ..concluded(request, number)
-    }
-}
-
-/// Ended without an attempt.
-fn cancelled(request: &Requested) -> Concluded {
-    Concluded {
-        attempt: None,
-        conclusion: Conclusion::Failed {
-            reason: FailureReason::Cancelled,
-        },
-        ..concluded(request, 0)
-    }
-}
 
 fn waiting(attempts: u32) -> LastOutcome {
     LastOutcome {
@@ -44,13 +17,6 @@ fn ended(attempts: u32) -> LastOutcome {
     LastOutcome {
         attempts,
         next_attempt_at: None,
-    }
-}
-
-/// Stores `events` at the next sequences.
-async fn append(log: &Log, events: &[Concluded]) {
-    for event in events {
-        assert!(!log.append_concluded(event).await.unwrap().duplicate);
     }
 }
 
@@ -67,7 +33,7 @@ async fn the_last_outcome_of_each_delivery_is_told() {
     let log = server.log().await;
     let requests = [0, 1, 2, 3].map(|message| requested(message, 1));
     let [waits, delivered, dropped, late] = &requests;
-    append(
+    append_all(
         &log,
         &[
             retry(waits, 1),
@@ -105,7 +71,7 @@ async fn an_attempt_that_came_out_of_order_does_not_put_a_delivery_back() {
     let server = NatsServer::start().await;
     let log = server.log().await;
     let request = requested(1, 1);
-    append(&log, &[retry(&request, 3), retry(&request, 2)]).await;
+    append_all(&log, &[retry(&request, 3), retry(&request, 2)]).await;
     let outcomes = outcomes_after(&log, 1, 0).await;
     assert_eq!(outcomes.of[&request.delivery.delivery_id], waiting(3));
 }
@@ -120,7 +86,7 @@ async fn many_outcomes_are_read_part_by_part() {
         let subject = format!("webhooks.outcome.acme.{}.attempted", endpoint_id(1));
         drop(log.jetstream().publish(subject, event).await.unwrap());
     }
-    append(&log, &[success(&requests[0], 2)]).await;
+    append_all(&log, &[success(&requests[0], 2)]).await;
     let outcomes = outcomes_after(&log, 1, 0).await;
     assert_eq!((outcomes.of.len(), outcomes.to), (2100, 2101));
     assert_eq!(outcomes.of[&requests[0].delivery.delivery_id], ended(2));
@@ -137,10 +103,10 @@ async fn the_outcomes_of_one_delivery_are_told_in_order() {
     let log = server.log().await;
     let (request, other) = (requested(1, 1), requested(2, 1));
     let of_it = [retry(&request, 1), cancelled(&request), success(&request, 2)];
-    append(&log, &of_it[..1]).await;
-    append(&log, &[retry(&other, 1)]).await;
-    append(&log, &of_it[1..]).await;
-    append(&log, &[success(&other, 2)]).await;
+    append_all(&log, &of_it[..1]).await;
+    append_all(&log, &[retry(&other, 1)]).await;
+    append_all(&log, &of_it[1..]).await;
+    append_all(&log, &[success(&other, 2)]).await;
     let of = async |after| log.outcomes_of(&request.delivery, after).await.unwrap();
     assert_eq!(of(0).await, of_it);
     assert_eq!(of(1).await, of_it[1..]);
@@ -153,13 +119,13 @@ async fn what_failed_for_good_can_be_passed_over() {
     let log = server.log().await;
     let project_id = "acme".parse().unwrap();
     let last = async || log.last_not_failed(&project_id, endpoint_id(1)).await.unwrap();
-    append(&log, &[cancelled(&requested(0, 1))]).await;
+    append_all(&log, &[cancelled(&requested(0, 1))]).await;
     assert_eq!(last().await, None);
     for (event, sequence) in [(success(&requested(1, 1), 1), 2), (retry(&requested(2, 1), 1), 3)] {
-        append(&log, std::slice::from_ref(&event)).await;
+        append_all(&log, std::slice::from_ref(&event)).await;
         assert_eq!(last().await, Some((sequence, event)));
     }
-    append(&log, &[cancelled(&requested(3, 1))]).await;
+    append_all(&log, &[cancelled(&requested(3, 1))]).await;
     assert_eq!(last().await.unwrap().0, 3);
 }
 
@@ -180,10 +146,10 @@ async fn the_endpoints_last_outcome_is_found_whatever_it_was() {
         },
     ];
     for (event, sequence) in events.into_iter().zip(1..) {
-        append(&log, std::slice::from_ref(&event)).await;
+        append_all(&log, std::slice::from_ref(&event)).await;
         assert_eq!(last().await, Some((sequence, event)));
     }
-    append(&log, &[success(&requested(0, 2), 1)]).await;
+    append_all(&log, &[success(&requested(0, 2), 1)]).await;
     assert_eq!(last().await.unwrap().0, 4, "another endpoint's");
     let subject = format!("webhooks.outcome.acme.{}.failed", endpoint_id(1));
     let stored = log.jetstream().publish(subject, "\u{1}".into()).await.unwrap();
@@ -202,7 +168,7 @@ async fn an_attempt_counts_as_made_when_it_or_what_came_after_it_is_stored() {
     let server = NatsServer::start().await;
     let log = server.log().await;
     let (request, other, dropped) = (requested(1, 1), requested(2, 1), requested(3, 1));
-    append(
+    append_all(
         &log,
         &[
             retry(&request, 1),

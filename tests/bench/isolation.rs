@@ -18,7 +18,7 @@ use crate::{SETTLE, report};
 
 /// Endpoints that answer.
 const HEALTHY: u32 = 100;
-/// The endpoints that hang get their events in so many groups, one after the other.
+/// The others get their events in so many groups, one after the other.
 const GROUPS: u32 = 50;
 /// What the endpoint takes that is dead.
 const DEAD_TYPE: &str = "bench.dead";
@@ -84,42 +84,69 @@ async fn hanging(options: &Options, sink: &Sink, epoch: Instant) -> Result<Strin
         ..CreateEndpointRequest::default()
     });
     stack.create(healthy).await?;
-    let hanging = (0..options.hanging).map(|endpoint| CreateEndpointRequest {
-        url: sink.hanging_url(endpoint),
-        event_types: vec![hanging_type(endpoint)],
-        ..CreateEndpointRequest::default()
-    });
-    stack.create(hanging).await?;
+    for others in [Others::Answering, Others::Hanging] {
+        let endpoints = (0..options.hanging).map(|endpoint| CreateEndpointRequest {
+            url: others.url(sink, endpoint),
+            event_types: vec![others.event_type(endpoint % GROUPS)],
+            ..CreateEndpointRequest::default()
+        });
+        stack.create(endpoints).await?;
+    }
     sleep(SETTLE).await;
 
     let rate = options.healthy_rate;
     let load = |name: String, duration| run(name, Load::Rate(rate), duration, &generator, sink, &stack, 1);
     load("warm-up".into(), Duration::from_secs(2)).await?;
     let alone = load(format!("{rate}/s alone"), options.duration()).await?;
-    let beside = {
-        let beside = async {
+    let beside = |others: Others, name: &'static str| {
+        let beside = async move {
             sleep(FILL_UP).await;
-            load(format!("{rate}/s beside them"), options.duration()).await
+            load(format!("{rate}/s {name}"), options.duration()).await
         };
-        tokio::select! {
-            measured = beside => measured?,
-            refused = every_second(&generator) => match refused? {},
+        let generator = &generator;
+        async move {
+            tokio::select! {
+                measured = beside => measured,
+                refused = every_second(generator, others) => match refused? {},
+            }
         }
     };
-    Ok(report::hanging(options.hanging, &alone, &beside))
+    let answering = beside(Others::Answering, "beside as many that answer").await?;
+    let hanging = beside(Others::Hanging, "beside those that hang").await?;
+    Ok(report::hanging(options.hanging, [&alone, &answering, &hanging]))
 }
 
-fn hanging_type(endpoint: u32) -> String {
-    format!("bench.hanging.g{}", endpoint % GROUPS)
+/// Endpoints beside the healthy ones, with an event a second each.
+#[derive(Debug, Clone, Copy)]
+enum Others {
+    /// What they cost that is load and nothing else.
+    Answering,
+    Hanging,
 }
 
-/// One event per second to every endpoint that hangs, evenly over the second.
-async fn every_second(generator: &Generator) -> Result<std::convert::Infallible> {
+impl Others {
+    fn url(self, sink: &Sink, endpoint: u32) -> String {
+        match self {
+            Self::Answering => sink.busy_url(endpoint),
+            Self::Hanging => sink.hanging_url(endpoint),
+        }
+    }
+
+    fn event_type(self, group: u32) -> String {
+        match self {
+            Self::Answering => format!("bench.answering.g{group}"),
+            Self::Hanging => format!("bench.hanging.g{group}"),
+        }
+    }
+}
+
+/// One event per second to each of the others, evenly over the second.
+async fn every_second(generator: &Generator, others: Others) -> Result<std::convert::Infallible> {
     let mut turns = interval(Duration::from_secs(1) / GROUPS);
     turns.set_missed_tick_behavior(MissedTickBehavior::Burst);
     for group in (0..GROUPS).cycle() {
         turns.tick().await;
-        generator.publish(&hanging_type(group)).await?;
+        generator.publish(&others.event_type(group)).await?;
     }
     unreachable!("a cycle does not end")
 }

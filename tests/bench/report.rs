@@ -103,14 +103,14 @@ pub(crate) fn ceilings(ceilings: &[Ceiling]) -> String {
     text
 }
 
-/// What healthy endpoints feel of `hanging` ones that hang.
-pub(crate) fn hanging(hanging: u32, alone: &Measured, beside: &Measured) -> String {
+/// What healthy endpoints feel of `hanging` ones that hang: alone, beside as many that answer, and beside those.
+pub(crate) fn hanging(hanging: u32, [alone, answering, beside]: [&Measured; 3]) -> String {
     let mut text = format!(
         "### Healthy endpoints beside {hanging} that hang\n\n\
          | load | end to end p50 | p99 | max | refused | lost | duplicates |\n\
          |---|--:|--:|--:|--:|--:|--:|\n"
     );
-    for load in [alone, beside] {
+    for load in [alone, answering, beside] {
         let latency = &load.arrivals.latency;
         let _ = writeln!(
             text,
@@ -124,11 +124,16 @@ pub(crate) fn hanging(hanging: u32, alone: &Measured, beside: &Measured) -> Stri
             load.duplicates(),
         );
     }
-    let ratio = |share| {
-        let at = |load: &Measured| load.arrivals.latency.value_at_quantile(share).max(1) as f64;
-        at(beside) / at(alone)
-    };
-    let _ = writeln!(text, "| ratio | {:.2} | {:.2} | | | | |", ratio(0.5), ratio(0.99));
+    let at = |load: &Measured, share| load.arrivals.latency.value_at_quantile(share).max(1) as f64;
+    for (name, without) in [("alone", alone), ("beside as many that answer", answering)] {
+        let ratio = |share| at(beside, share) / at(without, share);
+        let _ = writeln!(
+            text,
+            "| ratio to {name} | {:.2} | {:.2} | | | | |",
+            ratio(0.5),
+            ratio(0.99)
+        );
+    }
     text
 }
 

@@ -58,6 +58,8 @@ struct State {
     is_mended: AtomicBool,
 }
 
+/// Answers 200 and notes nothing.
+const BUSY: &str = "/busy";
 /// Takes requests and never answers.
 const HANGING: &str = "/hanging";
 /// Answers 500 until it is mended.
@@ -104,6 +106,11 @@ impl Sink {
         format!("http://{}/{endpoint}", self.address)
     }
 
+    /// The URL of an endpoint that answers, and of which nothing is noted.
+    pub(crate) fn busy_url(&self, endpoint: u32) -> String {
+        format!("http://{}{BUSY}/{endpoint}", self.address)
+    }
+
     /// The URL of an endpoint that takes requests and never answers.
     pub(crate) fn hanging_url(&self, endpoint: u32) -> String {
         format!("http://{}{HANGING}/{endpoint}", self.address)
@@ -138,11 +145,14 @@ impl State {
 
 async fn take(request: Request<Incoming>, state: Arc<State>) -> Result<Response<Empty<Bytes>>, hyper::Error> {
     let path = request.uri().path();
-    let (hangs, is_dead) = (path.starts_with(HANGING), path == DEAD);
+    let (hangs, is_dead, is_busy) = (path.starts_with(HANGING), path == DEAD, path.starts_with(BUSY));
     let endpoint = path[1..].parse().unwrap_or(0);
     let body = request.into_body().collect().await?.to_bytes();
     if hangs {
         std::future::pending::<()>().await;
+    }
+    if is_busy {
+        return Ok(Response::new(Empty::new()));
     }
     if is_dead && !state.is_mended.load(Ordering::Relaxed) {
         let mut failure = Response::new(Empty::new());

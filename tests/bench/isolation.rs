@@ -98,22 +98,36 @@ async fn hanging(options: &Options, sink: &Sink, epoch: Instant) -> Result<Strin
     let load = |name: String, duration| run(name, Load::Rate(rate), duration, &generator, sink, &stack, 1);
     load("warm-up".into(), Duration::from_secs(2)).await?;
     let alone = load(format!("{rate}/s alone"), options.duration()).await?;
-    let beside = |others: Others, name: &'static str| {
-        let beside = async move {
-            sleep(FILL_UP).await;
-            load(format!("{rate}/s {name}"), options.duration()).await
-        };
-        let generator = &generator;
-        async move {
-            tokio::select! {
-                measured = beside => measured,
-                refused = every_second(generator, others) => match refused? {},
-            }
-        }
+    let answering = async {
+        sleep(FILL_UP).await;
+        load(format!("{rate}/s beside as many that answer"), options.duration()).await
     };
-    let answering = beside(Others::Answering, "beside as many that answer").await?;
-    let hanging = beside(Others::Hanging, "beside those that hang").await?;
-    Ok(report::hanging(options.hanging, [&alone, &answering, &hanging]))
+    let answering = tokio::select! {
+        measured = answering => measured?,
+        refused = every_second(&generator, Others::Answering) => match refused? {},
+    };
+    let hanging = async {
+        sleep(FILL_UP).await;
+        let tried = load(format!("{rate}/s beside those that hang"), options.duration()).await?;
+        let deadline = Instant::now() + PATIENCE;
+        while stack.open_breakers().await < options.hanging {
+            if Instant::now() > deadline {
+                bail!("the breakers of endpoints that hang do not open");
+            }
+            sleep(POLL).await;
+        }
+        let open = load(
+            format!("{rate}/s once their breakers are open"),
+            options.duration(),
+        )
+        .await?;
+        anyhow::Ok([tried, open])
+    };
+    let [tried, open] = tokio::select! {
+        measured = hanging => measured?,
+        refused = every_second(&generator, Others::Hanging) => match refused? {},
+    };
+    Ok(report::hanging(options.hanging, &[alone, answering, tried, open]))
 }
 
 /// Endpoints beside the healthy ones, with an event a second each.

@@ -103,35 +103,31 @@ pub(crate) fn ceilings(ceilings: &[Ceiling]) -> String {
     text
 }
 
-/// What healthy endpoints feel of `hanging` ones that hang: alone, beside as many that answer, and beside those.
-pub(crate) fn hanging(hanging: u32, [alone, answering, beside]: [&Measured; 3]) -> String {
+/// What healthy endpoints feel of `hanging` others; the first load is without any of them.
+pub(crate) fn hanging(hanging: u32, loads: &[Measured; 4]) -> String {
     let mut text = format!(
-        "### Healthy endpoints beside {hanging} that hang\n\n\
-         | load | end to end p50 | p99 | max | refused | lost | duplicates |\n\
-         |---|--:|--:|--:|--:|--:|--:|\n"
+        "### Healthy endpoints beside {hanging} others with an event per second each\n\n\
+         | load | end to end p50 | p99 | max | ratio of p50 | of p99 | refused | lost | duplicates |\n\
+         |---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
     );
-    for load in [alone, answering, beside] {
+    for load in loads {
         let latency = &load.arrivals.latency;
+        let ratio = |share| {
+            let at = |load: &Measured| load.arrivals.latency.value_at_quantile(share).max(1) as f64;
+            at(load) / at(&loads[0])
+        };
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {:.2} | {:.2} | {} | {} | {} |",
             load.name,
             quantile(latency, 0.5),
             quantile(latency, 0.99),
             millis(latency.max()),
+            ratio(0.5),
+            ratio(0.99),
             load.offered.refused,
             load.expected.saturating_sub(load.delivered()),
             load.duplicates(),
-        );
-    }
-    let at = |load: &Measured, share| load.arrivals.latency.value_at_quantile(share).max(1) as f64;
-    for (name, without) in [("alone", alone), ("beside as many that answer", answering)] {
-        let ratio = |share| at(beside, share) / at(without, share);
-        let _ = writeln!(
-            text,
-            "| ratio to {name} | {:.2} | {:.2} | | | | |",
-            ratio(0.5),
-            ratio(0.99)
         );
     }
     text

@@ -132,6 +132,11 @@ impl Stack {
         Ok(lags.iter().map(|lag| lag.pending + lag.in_flight).sum())
     }
 
+    /// How many endpoints are not tried but for single probes.
+    pub(crate) async fn open_breakers(&self) -> u32 {
+        self.dispatcher.metric("webhooks_open_breakers").await as u32
+    }
+
     /// What every process has used so far.
     pub(crate) fn usage(&self) -> Vec<Usage> {
         let single = |name, ours, pid| Usage {

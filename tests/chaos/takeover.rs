@@ -34,7 +34,7 @@ async fn in_flight(app: &TestApp, dispatchers: [usize; 2]) -> [usize; 2] {
 }
 
 #[tokio::test]
-async fn a_killed_dispatchers_work_arrives_within_15_seconds_and_only_what_was_in_flight_twice() {
+async fn a_killed_dispatchers_work_arrives_and_only_what_was_in_flight_twice() {
     let _turn = crate::turn().await;
     let receiver = Receiver::start();
     let mut app = TestApp::builder()

@@ -1,7 +1,6 @@
 //! The outcomes of all endpoints since not long ago.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use cuitty_webhooks_domain::ids::DeliveryId;
 use cuitty_webhooks_log::{Log, LogError, Progress};
@@ -10,16 +9,16 @@ use tokio::time::Instant;
 
 use super::FRESH;
 
-/// How far back it reaches, in sequences of the log: what a busy installation stores in half a minute, and read within a
-/// second or two.
-const SPAN: u64 = 250_000;
+/// How far back it reaches, in sequences of the log: what a busy installation stores in a quarter of a minute, and read
+/// within a second or two.
+const SPAN: u64 = 100_000;
+/// How far back what was read before may reach, to be read on from: a log that grows must not have all of it read again.
+const KEPT: u64 = 3 * SPAN;
 
 /// Read once for all the work of a takeover, and on from there.
 pub(super) struct Recent {
     log: Log,
     read: Mutex<Option<Read>>,
-    /// The lowest sequence that is asked for: whoever reads does so for all that wait.
-    lowest: AtomicU64,
 }
 
 struct Read {
@@ -33,10 +32,10 @@ struct Read {
 /// What is to be read before a question can be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
-    /// Everything after this sequence: what was read before is too long ago, if there is anything.
-    Anew(u64),
-    /// What comes between this sequence and what was read before, if anything does, and what has been stored since.
-    On(u64),
+    /// Everything since: what was read before is too long ago, if there is anything.
+    Anew,
+    /// What lies before and behind that which was read before.
+    On,
     /// Too much has been stored since.
     Nothing,
 }
@@ -46,7 +45,6 @@ impl Recent {
         Self {
             log,
             read: Mutex::default(),
-            lowest: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -56,7 +54,6 @@ impl Recent {
         delivery_id: DeliveryId,
         sequence: u64,
     ) -> Result<Option<Progress>, LogError> {
-        self.lowest.fetch_min(sequence, Ordering::Relaxed);
         let mut slot = self.read.lock().await;
         let now = Instant::now();
         let fresh = slot.as_ref().filter(|read| now < read.at + FRESH);
@@ -67,12 +64,11 @@ impl Recent {
                 None => self.log.bounds().await?.1,
             };
             let known_after = slot.as_ref().map(|read| read.after);
-            let lowest = self.lowest.swap(u64::MAX, Ordering::Relaxed);
-            // Taken: given up half-way, it starts anew.
-            *slot = match plan(sequence, lowest, last, known_after) {
+            *slot = match plan(sequence, last, known_after) {
                 Plan::Nothing => return Ok(None),
-                Plan::Anew(after) => Some(self.read(after, now).await?),
-                Plan::On(after) => self.read_on(slot.take(), after, now).await?,
+                Plan::Anew => Some(self.read(sequence, now).await?),
+                // Taken: given up half-way, it starts anew.
+                Plan::On => self.read_on(slot.take(), sequence, now).await?,
             };
         }
         let progress = slot.as_ref().and_then(|read| read.of.get(&delivery_id));
@@ -113,18 +109,15 @@ impl Read {
     }
 }
 
-/// What to read for a question about `sequence`, and for others down to `lowest`, in a log that ends at `last`, of which
-/// everything after `known_after` was read before.
-fn plan(sequence: u64, lowest: u64, last: u64, known_after: Option<u64>) -> Plan {
-    let horizon = last.saturating_sub(SPAN);
-    if sequence < horizon {
-        return Plan::Nothing;
-    }
-    let after = lowest.min(sequence).max(horizon);
-    if known_after.is_some_and(|known| known >= horizon) {
-        Plan::On(after)
+/// What to read for a question about `sequence` in a log that ends at `last`, of which everything after `known_after` was
+/// read before.
+fn plan(sequence: u64, last: u64, known_after: Option<u64>) -> Plan {
+    if sequence < last.saturating_sub(SPAN) {
+        Plan::Nothing
+    } else if known_after.is_some_and(|known| known >= last.saturating_sub(KEPT)) {
+        Plan::On
     } else {
-        Plan::Anew(after)
+        Plan::Anew
     }
 }
 
@@ -133,28 +126,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_read_reaches_back_to_all_that_wait_and_never_beyond_the_span() {
+    fn what_was_read_is_read_on_and_never_reaches_back_too_far() {
         const LAST: u64 = 10 * SPAN;
         const HORIZON: u64 = LAST - SPAN;
-        for (sequence, lowest, known, expected) in [
-            (LAST - 5, u64::MAX, None, Plan::Anew(LAST - 5)),
-            (LAST - 5, LAST - 9, None, Plan::Anew(LAST - 9)),
-            // Somebody else asks for what is too long ago.
-            (LAST - 5, 7, None, Plan::Anew(HORIZON)),
-            (HORIZON, u64::MAX, None, Plan::Anew(HORIZON)),
-            (HORIZON - 1, u64::MAX, None, Plan::Nothing),
-            (HORIZON - 1, u64::MAX, Some(LAST - 1), Plan::Nothing),
-            (LAST - 5, u64::MAX, Some(LAST - 9), Plan::On(LAST - 5)),
-            (LAST - 5, u64::MAX, Some(HORIZON), Plan::On(LAST - 5)),
+        for (sequence, known, expected) in [
+            (LAST - 5, None, Plan::Anew),
+            (HORIZON, None, Plan::Anew),
+            (HORIZON - 1, None, Plan::Nothing),
+            (HORIZON - 1, Some(LAST - 1), Plan::Nothing),
+            (LAST - 5, Some(LAST - 9), Plan::On),
+            (LAST - 9, Some(LAST - 5), Plan::On),
+            // A log that grows must not have all of it read again.
+            (LAST - 5, Some(HORIZON - 1), Plan::On),
+            (LAST - 5, Some(LAST - KEPT), Plan::On),
             // Reading on from there would keep more and more.
-            (LAST - 5, u64::MAX, Some(HORIZON - 1), Plan::Anew(LAST - 5)),
+            (LAST - 5, Some(LAST - KEPT - 1), Plan::Anew),
         ] {
-            assert_eq!(
-                plan(sequence, lowest, LAST, known),
-                expected,
-                "{sequence} {lowest} {known:?}"
-            );
+            assert_eq!(plan(sequence, LAST, known), expected, "{sequence} {known:?}");
         }
-        assert_eq!(plan(3, 3, 9, None), Plan::Anew(3));
+        assert_eq!(plan(3, 9, None), Plan::Anew);
     }
 }

@@ -12,6 +12,7 @@
 //! | [`nats`] | a real nats-server that can be killed and restarted on its port and store |
 //! | [`postgres`] | a real PostgreSQL cluster per test process, a database per test |
 //! | [`receiver`] | a webhook receiver that follows a script and captures what arrives |
+//! | [`slack`] | what Slack takes |
 //! | [`reference`] | other implementations of what is signed here, to verify it |
 //! | [`dns`] | a DNS server that follows a script |
 //! | [`grpc`], [`rest`] | plain clients, and what a program can tell of a refusal |
@@ -40,6 +41,7 @@ pub mod receiver;
 pub mod reference;
 pub mod rest;
 pub mod roles;
+pub mod slack;
 pub mod traffic;
 
 /// The root of the workspace.

@@ -147,6 +147,8 @@ struct Route {
     requests: Vec<Captured>,
     /// How often each `webhook-id` arrived.
     ids: HashMap<String, u32>,
+    /// Answers instead of the script.
+    judge: Option<fn(&Captured) -> Reply>,
     /// Requests that wait for their answer's head, now and at most.
     in_flight: usize,
     peak_in_flight: usize,
@@ -200,6 +202,11 @@ impl Receiver {
     /// What happens on `path` from now on: the replies in turn, the last one for ever.
     pub fn script(&self, path: &str, replies: impl IntoIterator<Item = Reply>) {
         self.state.routes().entry(path.to_owned()).or_default().script = replies.into_iter().collect();
+    }
+
+    /// Every request on `path` is answered as `judge` says from now on, whatever the script.
+    pub fn judge(&self, path: &str, judge: fn(&Captured) -> Reply) {
+        self.state.routes().entry(path.to_owned()).or_default().judge = Some(judge);
     }
 
     /// What arrived on `path`, in order.
@@ -367,13 +374,18 @@ fn remember(state: &State, head: hyper::http::request::Parts, body: Bytes) -> Re
         *route.ids.entry(id.to_owned()).or_default() += 1;
     }
     let (method, uri, headers) = (head.method, head.uri, head.headers);
-    route.requests.push(Captured {
+    let request = Captured {
         method,
         uri,
         headers,
         body,
         at: now,
-    });
+    };
+    let judged = route.judge.map(|judge| judge(&request));
+    route.requests.push(request);
+    if let Some(reply) = judged {
+        return reply;
+    }
     let last = route.script.len() <= 1;
     let next = if last {
         route.script.front().cloned()

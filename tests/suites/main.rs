@@ -10,6 +10,7 @@ mod bad_input;
 mod cancel;
 mod deliver;
 mod demo;
+mod destinations;
 mod dev;
 mod doors;
 mod edges;

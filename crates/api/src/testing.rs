@@ -43,7 +43,7 @@ pub(crate) fn endpoint(seed: u64) -> Endpoint {
         headers: vec![("x-team".into(), "finance".into())],
         ..EndpointDraft::default()
     };
-    let settings = draft.validate(&EgressPolicy::default()).unwrap();
+    let settings = draft.validate(&EgressPolicy::default(), None).unwrap();
     let sealed = SealedSecret {
         sealing_key_id: "k1".into(),
         nonce: [0; 24],

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::attempt::{Attempt, AttemptError, AttemptRequest, Header, Timing};
 use cuitty_webhooks_domain::delivery::{FailureReason, Requested};
+use cuitty_webhooks_domain::destination;
 use cuitty_webhooks_domain::endpoint::Endpoint;
-use cuitty_webhooks_domain::envelope::envelope;
 use cuitty_webhooks_domain::ids::SecretId;
 use cuitty_webhooks_domain::signing::{hex_signature, sign_header};
 
@@ -22,7 +22,7 @@ const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const EVENT_TYPE: HeaderName = HeaderName::from_static("x-cuitty-event-type");
-const DELIVERY_ID: HeaderName = HeaderName::from_static("x-cuitty-delivery-id");
+pub(crate) const DELIVERY_ID: HeaderName = HeaderName::from_static("x-cuitty-delivery-id");
 const ATTEMPT: HeaderName = HeaderName::from_static("x-cuitty-attempt");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -76,17 +76,10 @@ impl Outgoing {
         now: DateTime<Utc>,
     ) -> Self {
         let delivery = &requested.delivery;
-        let (payload, content_type) = (&requested.payload, &requested.content_type);
-        let wrapped = || {
-            envelope(
-                payload,
-                content_type,
-                &delivery.event_type,
-                requested.requested_at,
-            )
-        };
-        let body = target.envelope.then(wrapped).flatten();
-        let body = body.unwrap_or_else(|| payload.clone());
+        let destination::Body {
+            bytes: body,
+            content_type,
+        } = destination::body(target.kind, target.envelope, &requested.into());
         let id = delivery.message_id.to_string();
         let timestamp = now.timestamp();
         let live = target.live_keys(now);
@@ -94,7 +87,7 @@ impl Outgoing {
 
         let mut headers = target.headers.clone();
         headers.reserve(10);
-        headers.insert(CONTENT_TYPE, content_type_value(content_type));
+        headers.insert(CONTENT_TYPE, content_type_value(&content_type));
         headers.insert(WEBHOOK_ID, value(id));
         headers.insert(WEBHOOK_TIMESTAMP, timestamp.into());
         headers.insert(WEBHOOK_SIGNATURE, value(signature));

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use cuitty_webhooks_domain::subject::SubjectPrefix;
+use serde::{Deserialize, Deserializer, de};
 
 use crate::scheduler::BreakerRules;
 
@@ -29,6 +30,9 @@ pub struct DispatcherConfig {
     pub breaker: BreakerConfig,
     /// The HTTP client.
     pub http: HttpConfig,
+    /// What the subjects of NATS endpoints begin with. Not read here: it is part of the policy that is shared with the API.
+    #[serde(deserialize_with = "prefix")]
+    pub nats_prefix: SubjectPrefix,
 }
 
 impl Default for DispatcherConfig {
@@ -41,8 +45,14 @@ impl Default for DispatcherConfig {
             lanes: LaneConfig::default(),
             breaker: BreakerConfig::default(),
             http: HttpConfig::default(),
+            nats_prefix: SubjectPrefix::default(),
         }
     }
+}
+
+fn prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SubjectPrefix, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(de::Error::custom)
 }
 
 /// Bounds of what waits in memory. What does not fit waits in the log.

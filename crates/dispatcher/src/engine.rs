@@ -27,7 +27,7 @@ use tracing::{debug, error, info, instrument, warn};
 pub(crate) use self::past::Past;
 use self::record::Stored;
 use crate::attempt::{Begun, Outgoing, is_perhaps_outdated, refusal};
-use crate::http::HttpClient;
+use crate::destination::Sender;
 use crate::metrics::{Metrics, ParkReason};
 use crate::scheduler::{AttemptKey, Ended, Sign};
 use crate::target::Targets;
@@ -118,7 +118,7 @@ pub(crate) struct Engine {
     pub(crate) past: Past,
     pub(crate) holdings: Holdings,
     pub(crate) targets: Targets,
-    pub(crate) http: HttpClient,
+    pub(crate) sender: Sender,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
 }
@@ -224,16 +224,11 @@ impl Engine {
                 let request = outgoing.record(&endpoint.settings.url);
                 let started = Instant::now();
                 let sent = self
-                    .http
-                    .post(
-                        target.uri.clone(),
-                        outgoing.headers,
-                        outgoing.body,
-                        target.timeout,
-                    )
+                    .sender
+                    .send(&target.destination, outgoing, target.timeout)
                     .await;
-                let exchange = sent.map_err(|exhausted| {
-                    warn!(error = %exhausted, "attempt not made; raise the limit of open files or lower dispatcher.max_in_flight");
+                let exchange = sent.map_err(|not_sent| {
+                    warn!(error = %not_sent, "attempt not made");
                     NotNow(SOON)
                 })?;
                 begun.ended(request, exchange, started.elapsed())
@@ -243,8 +238,14 @@ impl Engine {
 
         let at = (self.clock)();
         let mut rng = StdRng::seed_from_u64(entropy.jitter);
-        let Verdict { conclusion, disables } =
-            conclude(&attempt, &prepared.schedule, requested.deadline, at, &mut rng);
+        let Verdict { conclusion, disables } = conclude(
+            endpoint.settings.kind,
+            &attempt,
+            &prepared.schedule,
+            requested.deadline,
+            at,
+            &mut rng,
+        );
         let conclusion = self.unless_cancelled(key.delivery_id, conclusion);
         report(&requested.delivery, &attempt, &conclusion);
         let sign = Sign::from(pressure(&attempt, at));

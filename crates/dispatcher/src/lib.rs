@@ -1,4 +1,4 @@
-//! The delivery engine of Cuitty Webhooks: log → HTTP attempt → log.
+//! The delivery engine of Cuitty Webhooks: log → attempt → log.
 //!
 //! Its place in the flow: it pulls the work of the partitions that it holds the lease of, gives each item to the
 //! scheduler, which decides what starts when, makes the attempt, appends its outcome to the log and only
@@ -9,6 +9,7 @@
 
 mod attempt;
 mod config;
+mod destination;
 mod dispatcher;
 mod engine;
 mod error;

@@ -27,6 +27,7 @@ use self::items::{item, unknown_delay};
 use self::puller::{Pulled, Puller};
 use self::replies::Replies;
 use crate::config::DispatcherConfig;
+use crate::destination::Sender;
 use crate::dispatcher::Dispatcher;
 use crate::engine::{Engine, Entropy, LATER, Past, Task, Work};
 use crate::metrics::{Metrics, ParkReason};
@@ -85,7 +86,10 @@ impl Service {
             past: Past::new(reads.clone()),
             holdings: membership.holdings(),
             targets: dispatcher.targets,
-            http: dispatcher.http,
+            sender: Sender {
+                http: dispatcher.http,
+                log: log.clone(),
+            },
             clock,
             metrics: metrics.clone(),
         };

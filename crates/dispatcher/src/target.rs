@@ -1,19 +1,21 @@
-//! An endpoint made ready to be called: its URL parsed, its secrets opened, its headers built; once per revision.
+//! An endpoint made ready to be called: its destination parsed, its secrets opened, its headers built; once per revision.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::HeaderMap;
 use ::http::header::{HeaderName, HeaderValue, USER_AGENT};
-use ::http::{HeaderMap, Uri};
 use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::attempt::{AttemptError, ErrorClass};
-use cuitty_webhooks_domain::egress::{EgressPolicy, UrlRefused};
+use cuitty_webhooks_domain::egress::EgressPolicy;
 use cuitty_webhooks_domain::endpoint::{Endpoint, EndpointKind, EndpointSettings};
 use cuitty_webhooks_domain::ids::{EndpointId, SecretId};
 use cuitty_webhooks_domain::retry::RetrySchedule;
 use cuitty_webhooks_domain::seal::KeyRing;
 use cuitty_webhooks_domain::signing::SigningKey;
 use moka::sync::Cache;
+
+use crate::destination::Destination;
 
 /// What every request calls itself.
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("cuitty-webhooks/", env!("CARGO_PKG_VERSION")));
@@ -25,7 +27,8 @@ const KEPT_IDLE: Duration = Duration::from_mins(10);
 /// An endpoint made ready to be called.
 #[derive(Debug)]
 pub(crate) struct Target {
-    pub(crate) uri: Uri,
+    pub(crate) kind: EndpointKind,
+    pub(crate) destination: Destination,
     /// The headers that are the same in every request.
     pub(crate) headers: HeaderMap,
     pub(crate) signature_headers: Option<SignatureHeaders>,
@@ -93,27 +96,8 @@ impl Targets {
 
     fn target(&self, endpoint: &Endpoint, now: DateTime<Utc>) -> Result<Target, AttemptError> {
         let settings = &endpoint.settings;
-        if settings.kind != EndpointKind::Http {
-            return Err(unusable(format!(
-                "endpoints of kind {} are not supported",
-                settings.kind.as_str()
-            )));
-        }
         // The policy may have changed since the endpoint was made.
-        let url = self
-            .policy
-            .vet_url(&settings.url)
-            .map_err(|refused| AttemptError {
-                class: match refused {
-                    UrlRefused::Address(_) => ErrorClass::BlockedAddress,
-                    _ => ErrorClass::Configuration,
-                },
-                message: format!("url {refused}"),
-            })?;
-        let uri = url
-            .as_str()
-            .parse()
-            .map_err(|error| unusable(format!("url cannot be sent: {error}")))?;
+        let destination = Destination::prepare(endpoint, &self.policy)?;
         let keys = endpoint
             .live_secrets(now)
             .map(|secret| {
@@ -127,7 +111,8 @@ impl Targets {
             })
             .collect::<Result<_, _>>()?;
         Ok(Target {
-            uri,
+            kind: settings.kind,
+            destination,
             headers: fixed_headers(settings)?,
             signature_headers: settings
                 .signature_header
@@ -180,7 +165,7 @@ fn fixed_headers(settings: &EndpointSettings) -> Result<HeaderMap, AttemptError>
     Ok(headers)
 }
 
-fn unusable(message: String) -> AttemptError {
+pub(crate) fn unusable(message: String) -> AttemptError {
     AttemptError {
         class: ErrorClass::Configuration,
         message,

@@ -19,7 +19,7 @@ pub struct Attempt {
     pub duration: Duration,
     /// What was sent.
     pub request: AttemptRequest,
-    /// What came back, if anything did.
+    /// What came back, if anything did; never over NATS.
     pub response: Option<AttemptResponse>,
     /// What went wrong; `None` exactly when the attempt succeeded.
     pub error: Option<AttemptError>,
@@ -51,7 +51,7 @@ pub struct Header {
     pub value: String,
 }
 
-/// What was sent, but for the body, which is the message's payload.
+/// What was sent, but for the body, which is made from the message's payload ([`crate::destination::body`]).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AttemptRequest {
     /// Where it was sent.
@@ -91,11 +91,11 @@ pub enum ErrorClass {
     Dns,
     /// No address of the host may be reached under the egress policy.
     BlockedAddress,
-    /// No TCP connection.
+    /// No TCP connection, or nobody who listens on a subject.
     Connect,
     /// No TLS session: certificate, protocol or cipher.
     Tls,
-    /// No complete response head before the deadline.
+    /// No complete response head, or no reply, before the deadline.
     Timeout,
     /// The peer closed the connection before the response was complete.
     Reset,
@@ -103,7 +103,7 @@ pub enum ErrorClass {
     Protocol,
     /// The body did not end before the deadline.
     TooSlow,
-    /// The status is not a success.
+    /// The status is not a success, or the reply is an error.
     Status,
     /// A redirect, which is never followed.
     Redirect,

@@ -7,6 +7,8 @@ use chrono::{DateTime, Utc};
 use rand::Rng;
 
 use crate::attempt::Attempt;
+use crate::destination::{Answer, answer};
+use crate::endpoint::EndpointKind;
 use crate::ids::{DeliveryId, EndpointId, MessageId};
 use crate::names::{EventType, ProjectId};
 use crate::rejection::{Rejection, Resource};
@@ -67,7 +69,8 @@ impl Origin {
 pub enum FailureReason {
     /// Every attempt of the schedule failed.
     Exhausted,
-    /// The endpoint answered 410, or asked to be disabled with an answer that is no success.
+    /// The endpoint answered that it is gone: with 410, as its kind says it, or by asking to be disabled with an answer that
+    /// is no success.
     Gone,
     /// The endpoint is disabled.
     EndpointDisabled,
@@ -340,30 +343,33 @@ pub struct Verdict {
     pub disables: bool,
 }
 
-/// Decides what an ended attempt means.
+/// Decides what an ended attempt means, at an endpoint of `kind`.
 ///
 /// 2xx delivers. 410 fails for good and disables the endpoint (Standard Webhooks 1.0). An answer that is no success and
 /// says `webhook-delivery: abort-message` fails for good, with `webhook-delivery: disable` as 410 does; `disable` with a
-/// 2xx disables the endpoint after the success. Everything else is retried on `schedule`, no earlier than `Retry-After`
-/// asks, until the schedule is used up or the next attempt would start after `deadline`.
+/// 2xx disables the endpoint after the success. What else an answer may mean, the kind tells. Everything else is retried on
+/// `schedule`, no earlier than `Retry-After` asks, until the schedule is used up or the next attempt would start after
+/// `deadline`.
 pub fn conclude(
+    kind: EndpointKind,
     attempt: &Attempt,
     schedule: &RetrySchedule,
     deadline: DateTime<Utc>,
     now: DateTime<Utc>,
     rng: &mut impl Rng,
 ) -> Verdict {
-    let gone = attempt
-        .response
-        .as_ref()
-        .is_some_and(|response| response.status == 410);
-    let disables = gone || asks(attempt, DISABLE);
+    let answer = if attempt.succeeded() {
+        Answer::Retry
+    } else {
+        answer(kind, attempt)
+    };
+    let disables = answer == Answer::Gone || asks(attempt, DISABLE);
     let failed = |reason| Conclusion::Failed { reason };
     let conclusion = if attempt.succeeded() {
         Conclusion::Succeeded
     } else if disables {
         failed(FailureReason::Gone)
-    } else if asks(attempt, ABORT_MESSAGE) {
+    } else if answer == Answer::Refused || asks(attempt, ABORT_MESSAGE) {
         failed(FailureReason::Aborted)
     } else if let Some(delay) = schedule.delay_after(attempt.number, rng) {
         let next_attempt_at = now + delay.max(retry_after(attempt, now).unwrap_or_default());

@@ -10,13 +10,14 @@ use ipnet::IpNet;
 use url::{Host, Url};
 
 use crate::limits;
+use crate::subject::SubjectPrefix;
 
 /// Longest name of a host, in bytes, without a trailing dot (RFC 1035, section 2.3.4).
 const HOST_BYTES: usize = 253;
 /// Longest label of a host's name, in bytes.
 const LABEL_BYTES: usize = 63;
 
-/// Where requests may go. The default is the strict one: any port of any public address.
+/// Where requests may go. The default is the strict one: any port of any public address, and the default subjects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EgressPolicy {
     /// Networks that may be reached although they are not public. Opening a network that carries IPv4 addresses, such as
@@ -24,6 +25,8 @@ pub struct EgressPolicy {
     pub allow_cidrs: Vec<IpNet>,
     /// Ports that may be reached; empty means every port.
     pub ports: Vec<u16>,
+    /// What the subjects of NATS endpoints begin with.
+    pub nats_prefix: SubjectPrefix,
 }
 
 /// An address may not be reached. Displays as the end of a sentence: `<what> must not point to …`.

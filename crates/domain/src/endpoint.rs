@@ -50,7 +50,7 @@ impl EndpointKind {
 pub enum DisabledReason {
     /// Somebody switched it off.
     Manual,
-    /// It answered 410 Gone, or asked to be disabled.
+    /// It answered 410 Gone or what its kind has for that, or asked to be disabled.
     Gone,
     /// All its deliveries failed for too long.
     Failing,
@@ -72,7 +72,7 @@ impl DisabledReason {
 pub struct EndpointSettings {
     /// What carries the message.
     pub kind: EndpointKind,
-    /// Where it goes: http or https, without userinfo, normalised.
+    /// Where it goes, normalised: http or https without userinfo, or `nats:` and a subject.
     pub url: String,
     /// Which event types it takes; empty means all.
     pub event_types: Vec<EventTypePattern>,
@@ -92,7 +92,7 @@ pub struct EndpointSettings {
     pub ordered: bool,
     /// Delays before the 2nd, 3rd, … attempt, in seconds; empty means the default schedule.
     pub retry_schedule_seconds: Vec<u32>,
-    /// Wrap the payload as `{"type","timestamp","data"}`.
+    /// Wrap the payload as `{"type","timestamp","data"}`; never with [`EndpointKind::Slack`].
     pub envelope: bool,
 }
 

@@ -26,7 +26,8 @@ pub fn envelope(
     Some(body.into())
 }
 
-fn is_json(content_type: &str) -> bool {
+/// Whether a media type is that of JSON; empty means that it is.
+pub(crate) fn is_json(content_type: &str) -> bool {
     let essence = content_type
         .split(';')
         .next()

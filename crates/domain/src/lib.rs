@@ -3,12 +3,14 @@
 //! Everything that decides stands here: what a valid endpoint is ([`endpoint`]), which endpoints a message goes to
 //! ([`fan_out`]), what an attempt's outcome means for its delivery ([`delivery`]), when the next attempt is due
 //! ([`retry`]), what a bulk replay selects and how far it is ([`replay`]), how a request is signed ([`signing`]), how a
-//! secret is sealed ([`seal`]) and which addresses may be reached ([`egress`]). The other crates carry the decisions out.
+//! secret is sealed ([`seal`]), which addresses may be reached ([`egress`]) and what differs between the kinds of
+//! destination ([`destination`]). The other crates carry the decisions out.
 //!
 //! Start at [`delivery::DeliveryEvent`]: the facts that the log stores and everything else is folded from.
 
 pub mod attempt;
 pub mod delivery;
+pub mod destination;
 pub mod egress;
 pub mod endpoint;
 pub mod envelope;
@@ -21,6 +23,8 @@ pub mod replay;
 pub mod retry;
 pub mod seal;
 pub mod signing;
+pub mod slack;
+pub mod subject;
 
 /// Tells the time. Passed to whatever needs it; only the binary's edge reads the real clock.
 pub type Clock = fn() -> chrono::DateTime<chrono::Utc>;

@@ -6,6 +6,8 @@
 //!
 //! Start at [`Log`]. Every operation outlives a restart of nats-server: connections are made again for ever, an append
 //! is repeated under the same id until its deadline, readers and work streams go on where they were.
+//!
+//! Beside the log stands [`Log::notify`], which publishes on other subjects over the same connection.
 
 mod append;
 mod backlog;
@@ -24,6 +26,7 @@ mod lanes;
 pub mod lease;
 pub mod membership;
 pub mod metrics;
+mod notify;
 mod outcomes;
 mod pages;
 mod progress;
@@ -59,6 +62,7 @@ pub use crate::error::LogError;
 pub use crate::idempotency::{Claim, Idempotency, Intent, Record};
 pub use crate::lag::PartitionLag;
 pub use crate::lanes::{BlockedBy, HealthState, LaneHealth, LaneRecord, Lanes, SavedLane};
+pub use crate::notify::{Notification, NotifyError};
 pub use crate::outcomes::{LastOutcome, Outcomes};
 pub use crate::progress::{Progress, ProgressRead};
 pub use crate::read::{EventBody, EventReader, StoredEvent};

@@ -9,6 +9,7 @@ mod durable;
 mod fixtures;
 mod idempotency;
 mod lanes;
+mod notify;
 mod outcomes;
 mod progress;
 mod read;

@@ -93,7 +93,7 @@ pub(crate) mod tests {
             expires_at: None,
         };
         let (id, project_id) = (format!("ep_{:026}", 1).parse().unwrap(), "acme".parse().unwrap());
-        let settings = draft.validate(&EgressPolicy::default()).unwrap();
+        let settings = draft.validate(&EgressPolicy::default(), None).unwrap();
         create(id, project_id, settings, secret, at(0)).1
     }
 }

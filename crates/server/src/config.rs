@@ -135,16 +135,6 @@ pub struct Egress {
     pub ports: Vec<u16>,
 }
 
-impl Egress {
-    /// The policy that the dispatcher and the API share.
-    pub fn policy(&self) -> EgressPolicy {
-        EgressPolicy {
-            allow_cidrs: self.allow_cidrs.clone(),
-            ports: self.ports.clone(),
-        }
-    }
-}
-
 /// What only `dev` uses.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -154,6 +144,15 @@ pub struct Dev {
 }
 
 impl Config {
+    /// Where deliveries may go, which the dispatcher and the API share.
+    pub fn policy(&self) -> EgressPolicy {
+        EgressPolicy {
+            allow_cidrs: self.egress.allow_cidrs.clone(),
+            ports: self.egress.ports.clone(),
+            nats_prefix: self.dispatcher.nats_prefix.clone(),
+        }
+    }
+
     /// Puts the layers together for a process of these roles, and gives beside it the settings that it is made of.
     pub fn load(sources: &Sources, roles: &[Role]) -> Result<(Self, Settings), Problems> {
         let mut problems = Vec::new();

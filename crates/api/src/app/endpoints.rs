@@ -9,7 +9,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::egress::EgressPolicy;
-use cuitty_webhooks_domain::endpoint::{self, Endpoint, EndpointCommand, EndpointDraft, Secret};
+use cuitty_webhooks_domain::endpoint::{
+    self, Endpoint, EndpointCommand, EndpointDraft, EndpointSettings, Secret,
+};
 use cuitty_webhooks_domain::ids::{EndpointId, SecretId};
 use cuitty_webhooks_domain::limits;
 use cuitty_webhooks_domain::rejection::Rejection;
@@ -90,7 +92,7 @@ impl App {
             caller.require(Scope::Manage)?;
             let mut violations = Violations::default();
             let project_id = violations.project(caller, &new.project_id);
-            let settings = violations.absorb(new.draft.validate(&self.policy))?;
+            let settings = violations.absorb(new.draft.validate(&self.policy, project_id.as_ref()))?;
             let imported = read_secret(&new.signing_secret, new.signature_scheme, &mut violations);
             let scheme =
                 scheme_of(imported.as_ref(), new.signature_scheme).unwrap_or(SignatureScheme::HmacSha256);
@@ -172,8 +174,8 @@ impl App {
             caller.require(Scope::Manage)?;
             check_fields(&update.fields)?;
             let current = self.endpoint(caller, id)?;
-            if update.names("url") {
-                let settings = update.apply(&current.endpoint).validate(&self.policy)?;
+            if update.names("url") || update.names("kind") {
+                let settings = update.settings(&current.endpoint, &self.policy)?;
                 self.host_check.vet(&settings.url).await?;
             }
             self.change(caller, id, |endpoint| update.command(endpoint, &self.policy))
@@ -388,6 +390,7 @@ impl EndpointUpdate {
         let new = self.draft.clone();
         for field in &self.fields {
             match field.as_str() {
+                "kind" => draft.kind = new.kind,
                 "url" => draft.url.clone_from(&new.url),
                 "event_types" => draft.event_types.clone_from(&new.event_types),
                 "description" => draft.description.clone_from(&new.description),
@@ -407,11 +410,16 @@ impl EndpointUpdate {
         draft
     }
 
+    /// The settings of `endpoint` after the update.
+    fn settings(&self, endpoint: &Endpoint, policy: &EgressPolicy) -> Result<EndpointSettings, Rejection> {
+        self.apply(endpoint).validate(policy, Some(&endpoint.project_id))
+    }
+
     /// What to do about `endpoint`. Settings that are not named are not checked again, so that an endpoint which the policy
     /// no longer allows can still be switched off.
     fn command(&self, endpoint: &Endpoint, policy: &EgressPolicy) -> Result<EndpointCommand, AppError> {
         let settings = if self.fields.iter().any(|field| field != "active") {
-            self.apply(endpoint).validate(policy)?
+            self.settings(endpoint, policy)?
         } else {
             endpoint.settings.clone()
         };

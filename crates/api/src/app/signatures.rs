@@ -1,7 +1,7 @@
 //! Whether the attempts of a delivery were signed as their records say.
 
+use cuitty_webhooks_domain::destination::{Message, bodies};
 use cuitty_webhooks_domain::endpoint::Endpoint;
-use cuitty_webhooks_domain::envelope::envelope;
 use cuitty_webhooks_domain::ids::SecretId;
 use cuitty_webhooks_domain::signing::{SignatureCheck, Unverifiable, VerificationKey, check_signatures};
 use cuitty_webhooks_history::DeliveryDetail;
@@ -14,14 +14,13 @@ impl App {
         let delivery = &detail.delivery.delivery;
         let entry = self.directory.get(delivery.endpoint_id);
         let endpoint = entry.as_ref().map(|entry| &entry.endpoint);
-        let wrapped = envelope(
-            &detail.payload,
-            &detail.content_type,
-            &delivery.event_type,
-            detail.delivery.created_at,
-        );
-        // Which of the two was sent depends on the endpoint's settings of that time.
-        let bodies: Vec<_> = std::iter::once(detail.payload.clone()).chain(wrapped).collect();
+        // Which of them was sent depends on the endpoint's settings of that time.
+        let bodies = bodies(&Message {
+            delivery,
+            payload: &detail.payload,
+            content_type: &detail.content_type,
+            requested_at: detail.delivery.created_at,
+        });
         let signature_header = endpoint.and_then(|endpoint| endpoint.settings.signature_header.as_deref());
         let key = |id| {
             endpoint

@@ -73,12 +73,13 @@ fn kind(kind: EndpointKind) -> v1::EndpointKind {
     }
 }
 
-/// The kind that a caller gave; unspecified means HTTP.
-pub(super) fn read_kind(kind: i32) -> Result<EndpointKind, Rejection> {
+/// The kind that a caller gave; unspecified means what the URL looks like.
+pub(super) fn read_kind(kind: i32) -> Result<Option<EndpointKind>, Rejection> {
     match v1::EndpointKind::try_from(kind) {
-        Ok(v1::EndpointKind::Unspecified | v1::EndpointKind::Http) => Ok(EndpointKind::Http),
-        Ok(v1::EndpointKind::Slack) => Ok(EndpointKind::Slack),
-        Ok(v1::EndpointKind::Nats) => Ok(EndpointKind::Nats),
+        Ok(v1::EndpointKind::Unspecified) => Ok(None),
+        Ok(v1::EndpointKind::Http) => Ok(Some(EndpointKind::Http)),
+        Ok(v1::EndpointKind::Slack) => Ok(Some(EndpointKind::Slack)),
+        Ok(v1::EndpointKind::Nats) => Ok(Some(EndpointKind::Nats)),
         Err(_) => Err(Rejection::field("kind", "must be a known kind")),
     }
 }
@@ -183,9 +184,10 @@ pub(super) fn new_draft(request: v1::CreateEndpointRequest) -> Result<EndpointDr
     })
 }
 
-/// The new values of an update, as they stand.
+/// The new values of an update, as they stand. A kind that is not known is left out.
 pub(super) fn update_draft(endpoint: v1::Endpoint) -> EndpointDraft {
     EndpointDraft {
+        kind: read_kind(endpoint.kind).unwrap_or_default(),
         url: endpoint.url,
         event_types: endpoint.event_types,
         description: endpoint.description,
@@ -197,7 +199,6 @@ pub(super) fn update_draft(endpoint: v1::Endpoint) -> EndpointDraft {
         ordered: endpoint.ordered,
         retry_schedule_seconds: endpoint.retry_schedule_seconds,
         envelope: endpoint.envelope,
-        ..EndpointDraft::default()
     }
 }
 

@@ -74,10 +74,14 @@ impl EndpointService for Door {
         let request = request.into_inner();
         let new = request.endpoint.unwrap_or_default();
         let id = convert::id("endpoint.id", &new.id).map_err(AppError::from)?;
+        let fields = request.update_mask.unwrap_or_default().paths;
+        if fields.iter().any(|field| field == "kind") {
+            convert::read_kind(new.kind).map_err(AppError::from)?;
+        }
         let update = EndpointUpdate {
             active: new.active,
             draft: convert::update_draft(new),
-            fields: request.update_mask.unwrap_or_default().paths,
+            fields,
             expected_revision: Some(request.expected_revision).filter(|&revision| revision > 0),
         };
         let endpoint = self.app.update_endpoint(&caller, id, update).await?;

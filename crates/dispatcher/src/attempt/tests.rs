@@ -162,6 +162,24 @@ fn an_envelope_wraps_json_and_is_what_is_signed() {
 }
 
 #[test]
+fn a_slack_endpoint_is_sent_a_message_as_json_and_it_is_what_is_signed() {
+    let (endpoint, secret) = endpoint(EndpointDraft {
+        url: "https://hooks.slack.com/services/T0/B0/x".into(),
+        ..draft()
+    });
+    let mut requested = requested(&endpoint);
+    requested.content_type = "text/plain".into();
+    let outgoing = build(&endpoint, &requested, now());
+    assert_eq!(header(&outgoing, "content-type"), Some("application/json"));
+    assert!(
+        outgoing.body.starts_with(br#"{"text":"Budget exceeded\n"#),
+        "{:?}",
+        outgoing.body
+    );
+    assert!(verifies(&outgoing, &secret));
+}
+
+#[test]
 fn deliveries_end_unattempted_for_their_endpoint_or_their_age() {
     let (mut endpoint, _) = endpoint(draft());
     let requested = requested(&endpoint);

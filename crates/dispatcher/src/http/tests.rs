@@ -24,6 +24,7 @@ fn loopback() -> EgressPolicy {
     EgressPolicy {
         allow_cidrs: vec!["127.0.0.0/8".parse().unwrap()],
         ports: Vec::new(),
+        ..EgressPolicy::default()
     }
 }
 

@@ -3,6 +3,7 @@ use cuitty_webhooks_domain::endpoint::{
     DisabledReason, EndpointCommand, EndpointDraft, Secret, create, decide, evolve,
 };
 use cuitty_webhooks_domain::signing::SigningSecret;
+use cuitty_webhooks_domain::subject::NatsAddress;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -21,7 +22,9 @@ pub(crate) fn endpoint(draft: EndpointDraft) -> (Endpoint, SigningSecret) {
     let mut rng = StdRng::seed_from_u64(1);
     let id = EndpointId::new(now(), &mut rng);
     let (secret, value) = secret(id, 2);
-    let settings = draft.validate(&EgressPolicy::default()).unwrap();
+    let settings = draft
+        .validate(&EgressPolicy::default(), Some(&"acme".parse().unwrap()))
+        .unwrap();
     (
         create(id, "acme".parse().unwrap(), settings, secret, now()).1,
         value,
@@ -77,8 +80,8 @@ fn a_target_is_prepared_once_per_revision() {
     let changed = targets.prepare(&evolve(endpoint, &change, now()), now());
     assert!(!Arc::ptr_eq(&first, &changed));
     assert_eq!(
-        first.target.as_ref().unwrap().uri,
-        "https://receiver.example/hook?a=1"
+        first.target.as_ref().unwrap().destination,
+        Destination::Http("https://receiver.example/hook?a=1".parse().unwrap())
     );
 }
 
@@ -137,8 +140,41 @@ fn what_cannot_be_called_says_why() {
     }];
     broken.revision = 3;
     assert_eq!(class(&strict, &broken), Some(ErrorClass::Configuration));
-    let mut slack = endpoint;
+    let mut slack = private;
     slack.settings.kind = EndpointKind::Slack;
     slack.revision = 4;
-    assert_eq!(class(&strict, &slack), Some(ErrorClass::Configuration));
+    assert_eq!(class(&strict, &slack), Some(ErrorClass::BlockedAddress));
+}
+
+#[test]
+fn a_subject_is_prepared_under_the_prefix_of_now() {
+    let (endpoint, _) = endpoint(EndpointDraft {
+        url: "nats:cuitty.notifications.acme.billing?reply".into(),
+        ..draft()
+    });
+    let prepared = targets(EgressPolicy::default()).prepare(&endpoint, now());
+    let expected = NatsAddress {
+        subject: "cuitty.notifications.acme.billing".into(),
+        wants_reply: true,
+    };
+    let destination = &prepared.target.as_ref().unwrap().destination;
+    assert_eq!(*destination, Destination::Nats(expected));
+
+    let moved = targets(EgressPolicy {
+        nats_prefix: "elsewhere".parse().unwrap(),
+        ..EgressPolicy::default()
+    });
+    let error = moved
+        .prepare(&endpoint, now())
+        .target
+        .as_ref()
+        .unwrap_err()
+        .clone();
+    assert_eq!(
+        (error.class, &*error.message),
+        (
+            ErrorClass::Configuration,
+            "url must name a subject below elsewhere.acme."
+        )
+    );
 }

@@ -95,8 +95,9 @@ fn outcomes_decide() {
     let mut rng = StdRng::seed_from_u64(1);
     let schedule = RetrySchedule::from_seconds(&[5]);
     let deadline = now() + Duration::from_mins(1);
-    let mut decide =
-        |attempt: &Attempt, deadline| conclude(attempt, &schedule, deadline, now(), &mut rng).conclusion;
+    let mut decide = |attempt: &Attempt, deadline| {
+        conclude(EndpointKind::Http, attempt, &schedule, deadline, now(), &mut rng).conclusion
+    };
     assert_eq!(decide(&answered(1, 204), deadline), Conclusion::Succeeded);
     assert_eq!(
         decide(&answered(1, 410), deadline),
@@ -127,16 +128,43 @@ fn outcomes_decide() {
 
 /// What an attempt means while there are more to come.
 fn judged(attempt: &Attempt) -> (Option<Result<(), FailureReason>>, bool) {
+    judged_of(EndpointKind::Http, attempt)
+}
+
+fn judged_of(kind: EndpointKind, attempt: &Attempt) -> (Option<Result<(), FailureReason>>, bool) {
     let deadline = now() + Duration::from_mins(1);
     let schedule = RetrySchedule::from_seconds(&[5]);
     let mut rng = StdRng::seed_from_u64(1);
-    let Verdict { conclusion, disables } = conclude(attempt, &schedule, deadline, now(), &mut rng);
+    let Verdict { conclusion, disables } = conclude(kind, attempt, &schedule, deadline, now(), &mut rng);
     let ended = match conclusion {
         Conclusion::Retry { .. } => None,
         Conclusion::Succeeded => Some(Ok(())),
         Conclusion::Failed { reason } => Some(Err(reason)),
     };
     (ended, disables)
+}
+
+#[test]
+fn slacks_words_may_end_a_delivery_and_its_endpoint() {
+    let failed = |reason| Some(Err(reason));
+    for (status, word, expected) in [
+        (200, "ok", (Some(Ok(())), false)),
+        // Nothing that says that it was taken is asked further.
+        (200, "no_service", (Some(Ok(())), false)),
+        (404, "no_service", (failed(FailureReason::Gone), true)),
+        (500, "no_text", (failed(FailureReason::Aborted), false)),
+        (500, "rollup_error", (None, false)),
+        (404, "", (None, false)),
+        (410, "", (failed(FailureReason::Gone), true)),
+    ] {
+        let mut attempt = answered(1, status);
+        attempt.response.as_mut().unwrap().body = word.into();
+        assert_eq!(
+            judged_of(EndpointKind::Slack, &attempt),
+            expected,
+            "{status} {word}"
+        );
+    }
 }
 
 #[test]

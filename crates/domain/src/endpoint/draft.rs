@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use super::{EndpointKind, EndpointSettings};
 use crate::attempt::Header;
+use crate::destination;
 use crate::egress::EgressPolicy;
 use crate::limits;
-use crate::names::EventTypePattern;
+use crate::names::{EventTypePattern, ProjectId};
 use crate::rejection::{FieldViolation, Rejection};
 use crate::retry::{MAX_DELAY_SECONDS, MAX_RETRIES};
 
 /// Fields of [`EndpointDraft`] that an update may name.
-pub const SETTING_FIELDS: [&str; 11] = [
+pub const SETTING_FIELDS: [&str; 12] = [
+    "kind",
     "url",
     "event_types",
     "description",
@@ -53,11 +55,14 @@ const RESERVED_HEADERS: [&str; 15] = [
 /// Prefixes of header names that an endpoint may not set.
 const RESERVED_PREFIXES: [&str; 4] = ["webhook-", "x-cuitty-", "proxy-", "sec-"];
 
+/// Prefix of header names that nats-server acts upon.
+const NATS_PREFIX: &str = "nats-";
+
 /// Settings that have not been checked yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointDraft {
-    /// What carries the message.
-    pub kind: EndpointKind,
+    /// What carries the message; `None` means what the URL looks like ([`destination::kind_of`]).
+    pub kind: Option<EndpointKind>,
     /// Where it goes.
     pub url: String,
     /// Which event types it takes.
@@ -85,7 +90,7 @@ pub struct EndpointDraft {
 impl Default for EndpointDraft {
     fn default() -> Self {
         Self {
-            kind: EndpointKind::Http,
+            kind: None,
             url: String::new(),
             event_types: Vec::new(),
             description: String::new(),
@@ -104,7 +109,7 @@ impl Default for EndpointDraft {
 impl From<&EndpointSettings> for EndpointDraft {
     fn from(settings: &EndpointSettings) -> Self {
         Self {
-            kind: settings.kind,
+            kind: Some(settings.kind),
             url: settings.url.clone(),
             event_types: settings.event_types.iter().map(ToString::to_string).collect(),
             description: settings.description.clone(),
@@ -125,29 +130,29 @@ impl From<&EndpointSettings> for EndpointDraft {
 }
 
 impl EndpointDraft {
-    /// Checks every field against `policy` and the limits; all that is wrong is listed at once.
-    pub fn validate(self, policy: &EgressPolicy) -> Result<EndpointSettings, Rejection> {
+    /// Checks every field against `policy` and the limits, for an endpoint of `project`; all that is wrong is listed at once.
+    /// `None` stands for a project that is not valid itself: it has no subjects.
+    pub fn validate(
+        self,
+        policy: &EgressPolicy,
+        project: Option<&ProjectId>,
+    ) -> Result<EndpointSettings, Rejection> {
         let mut violations = Violations::default();
-        violations.require(self.kind == EndpointKind::Http, "kind", || {
-            "must be `http`".into()
+        let kind = self.kind.unwrap_or_else(|| destination::kind_of(&self.url));
+        let url = destination::vet_url(kind, &self.url, policy, project).unwrap_or_else(|message| {
+            violations.add("url", message);
+            String::new()
         });
-        let url = match policy.vet_url(&self.url) {
-            Ok(url) => url.into(),
-            Err(refused) => {
-                violations.add("url", refused.to_string());
-                String::new()
-            }
-        };
         let event_types = violations.event_types(&self.event_types);
         violations.require(
             self.description.len() <= limits::DESCRIPTION_BYTES,
             "description",
             || format!("must be at most {} bytes", limits::DESCRIPTION_BYTES),
         );
-        let headers = violations.headers(&self.headers);
+        let headers = violations.headers(kind, &self.headers);
         let signature_header = Some(self.signature_header).filter(|name| !name.is_empty());
         if let Some(name) = &signature_header {
-            violations.signature_header(name, &headers);
+            violations.signature_header(kind, name, &headers);
         }
         violations.require(TIMEOUT_MS.contains(&self.timeout_ms), "timeout_ms", || {
             format!("must be {} to {}", TIMEOUT_MS.start(), TIMEOUT_MS.end())
@@ -163,9 +168,14 @@ impl EndpointDraft {
             || format!("must be 0 (unlimited) to {RATE_LIMIT}"),
         );
         violations.retry_schedule(&self.retry_schedule_seconds);
+        violations.require(
+            !(self.envelope && kind == EndpointKind::Slack),
+            "envelope",
+            || "must be false with kind `slack`, whose messages are made from the payload".into(),
+        );
         violations.into_result()?;
         Ok(EndpointSettings {
-            kind: self.kind,
+            kind,
             url,
             event_types,
             description: self.description,
@@ -212,7 +222,7 @@ impl Violations {
         patterns
     }
 
-    fn headers(&mut self, given: &[(String, String)]) -> Vec<Header> {
+    fn headers(&mut self, kind: EndpointKind, given: &[(String, String)]) -> Vec<Header> {
         self.at_most(limits::ENDPOINT_HEADERS, given.len(), "headers");
         let mut headers: Vec<Header> = Vec::new();
         for (name, value) in given.iter().take(limits::ENDPOINT_HEADERS) {
@@ -222,6 +232,8 @@ impl Violations {
                 self.add(field, message);
             } else if let Err(message) = check_header_value(value) {
                 self.add(field, message);
+            } else if kind == EndpointKind::Nats && name.starts_with(NATS_PREFIX) {
+                self.add(field, "name is reserved");
             } else if headers.iter().any(|header| header.name == name) {
                 self.add(field, "is given twice");
             } else {
@@ -234,7 +246,7 @@ impl Violations {
         headers
     }
 
-    fn signature_header(&mut self, name: &str, headers: &[Header]) {
+    fn signature_header(&mut self, kind: EndpointKind, name: &str, headers: &[Header]) {
         let name = name.to_ascii_lowercase();
         // Cuitty's own starts with a prefix that is reserved for other headers.
         let is_ours = name == "x-cuitty-signature";
@@ -249,6 +261,8 @@ impl Violations {
             && !is_ours
         {
             self.add("signature_header", message);
+        } else if kind == EndpointKind::Nats && name.starts_with(NATS_PREFIX) {
+            self.add("signature_header", "name is reserved");
         } else if let Some(header) = headers.iter().find(|header| clashes(header)) {
             self.add(
                 "signature_header",

@@ -18,7 +18,7 @@ fn settings(url: &str) -> EndpointSettings {
         url: url.into(),
         ..EndpointDraft::default()
     }
-    .validate(&EgressPolicy::default())
+    .validate(&EgressPolicy::default(), None)
     .unwrap()
 }
 

@@ -45,7 +45,7 @@ fn embedded_defaults_are_those_of_the_types() {
     assert_eq!(format!("{:?}", config.api), format!("{:?}", ApiConfig::default()));
     assert_eq!(config.dispatcher, DispatcherConfig::default());
     assert_eq!(config.projector, ProjectorConfig::default());
-    assert_eq!(config.egress.policy(), EgressPolicy::default());
+    assert_eq!(config.policy(), EgressPolicy::default());
     assert_eq!(config.listen.api, "127.0.0.1:7710".parse().unwrap());
     assert_eq!(config.listen.admin, "127.0.0.1:7711".parse().unwrap());
     assert!(!settings.is_set("listen.api"));
@@ -147,6 +147,20 @@ fn all_problems_are_listed_at_once() {
         ("shutdown.time_out", from_environment("SHUTDOWN__TIME_OUT")),
     ];
     assert_eq!(found, expected.map(|(key, origin)| (key.to_owned(), origin)));
+}
+
+#[test]
+fn notifications_have_a_prefix_that_the_policy_knows_and_that_nobody_else_uses() {
+    let with = |prefix| environment(&[("CUITTY_WEBHOOKS__DISPATCHER__NATS_PREFIX", prefix)]);
+    let (config, _) = Config::load(&with("out.v1"), &[]).unwrap();
+    assert_eq!(config.policy().nats_prefix.to_string(), "out.v1");
+    for prefix in ["webhooks.out", "cuitty", "a..b", "$JS"] {
+        let found: Vec<_> = problems(&with(prefix), &[])
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect();
+        assert_eq!(found, ["dispatcher.nats_prefix"], "{prefix}");
+    }
 }
 
 #[test]

@@ -108,7 +108,7 @@ impl<'a> Parts<'a> {
 
     pub(super) fn dispatcher(&self) -> anyhow::Result<impl Future<Output = Ended> + Send + use<>> {
         let (directory, keys) = self.delivering()?;
-        let (config, policy) = (self.config.dispatcher.clone(), self.config.egress.policy());
+        let (config, policy) = (self.config.dispatcher.clone(), self.config.policy());
         let (log, clock, rng) = (self.log.clone(), self.clock, self.fork_rng());
         let (lanes, cancellations) = (self.lanes.clone(), self.cancellations.clone());
         let dispatcher = Dispatcher::build(
@@ -157,7 +157,7 @@ impl<'a> Parts<'a> {
         listener: TcpListener,
     ) -> anyhow::Result<impl Future<Output = Ended> + Send + use<>> {
         let (directory, keys) = self.delivering()?;
-        let (config, policy) = (self.config.api.clone(), self.config.egress.policy());
+        let (config, policy) = (self.config.api.clone(), self.config.policy());
         let (log, clock, rng) = (self.log.clone(), self.clock, self.fork_rng());
         let history = self.history.0.subscribe();
         let (lanes, cancellations) = (self.lanes.clone(), self.cancellations.clone());

@@ -88,7 +88,10 @@ fn only_the_fields_of_the_mask_change() {
 #[test]
 fn every_setting_can_be_named() {
     let (_, after) = apply(&update(&endpoint::SETTING_FIELDS), &endpoint(1)).unwrap();
-    let expected = update(&[]).draft.validate(&EgressPolicy::default()).unwrap();
+    let expected = update(&[])
+        .draft
+        .validate(&EgressPolicy::default(), None)
+        .unwrap();
     assert_eq!(after.settings, expected);
 }
 

@@ -10,7 +10,7 @@ fn valid() -> EndpointDraft {
 }
 
 fn validated(draft: EndpointDraft) -> Result<EndpointSettings, Rejection> {
-    draft.validate(&EgressPolicy::default())
+    draft.validate(&EgressPolicy::default(), Some(&"acme".parse().unwrap()))
 }
 
 /// Fields and messages of what is wrong with `draft`.
@@ -39,6 +39,7 @@ fn with_headers(headers: &[(&str, &str)]) -> EndpointDraft {
 }
 
 const NAME: &str = "name must be 1 to 128 letters, digits or characters of !#$%&'*+-.^_`|~";
+const SLACK_ENVELOPE: &str = "must be false with kind `slack`, whose messages are made from the payload";
 const VALUE: &str = "value must be at most 4096 bytes of visible ASCII, spaces and tabs";
 
 #[test]
@@ -99,7 +100,8 @@ fn settings_are_normalised() {
 #[test]
 fn everything_wrong_is_listed_at_once() {
     let draft = EndpointDraft {
-        kind: EndpointKind::Nats,
+        kind: Some(EndpointKind::Slack),
+        envelope: true,
         url: "http://169.254.169.254/".into(),
         event_types: vec!["budget.*".into(), "a..b".into(), "a b".into()],
         description: "d".repeat(1025),
@@ -115,7 +117,6 @@ fn everything_wrong_is_listed_at_once() {
     assert_violations(
         &draft,
         &[
-            ("kind", "must be `http`"),
             (
                 "url",
                 "must not point to a cloud metadata address (169.254.169.254/32)",
@@ -131,6 +132,7 @@ fn everything_wrong_is_listed_at_once() {
             ("rate_limit_per_second", "must be 0 (unlimited) to 10000"),
             ("retry_schedule_seconds[1]", "must be 1 to 86400"),
             ("retry_schedule_seconds[2]", "must be 1 to 86400"),
+            ("envelope", SLACK_ENVELOPE),
         ],
     );
 }
@@ -290,12 +292,91 @@ fn the_signature_header_is_a_header_of_its_own() {
 }
 
 #[test]
-fn setting_fields_are_the_drafts_fields_but_for_the_kind() {
+fn setting_fields_are_the_drafts_fields() {
     let draft = format!("{:?}", EndpointDraft::default());
     for field in SETTING_FIELDS {
         assert!(draft.contains(&format!(" {field}: ")), "{field}");
     }
-    assert_eq!(draft.matches(": ").count(), SETTING_FIELDS.len() + 1);
+    assert_eq!(draft.matches(": ").count(), SETTING_FIELDS.len());
+}
+
+#[test]
+fn the_url_tells_the_kind_that_is_not_given() {
+    use EndpointKind::{Http, Nats, Slack};
+    let subject = "nats:cuitty.notifications.acme.billing";
+    let hook = "https://hooks.slack.com/services/T0/B0/x";
+    for (url, given, expected) in [
+        ("https://example.com/hook", None, Http),
+        ("https://hooks.slack.com.example.com/", None, Http),
+        ("https://example.com/hooks.slack.com", None, Http),
+        (hook, None, Slack),
+        ("https://HOOKS.slack.COM:443/services/x", None, Slack),
+        (subject, None, Nats),
+        // What is given stands: the payload itself to Slack, a Slack message to another product.
+        (hook, Some(Http), Http),
+        ("https://chat.example.com/hooks/x", Some(Slack), Slack),
+        (subject, Some(Nats), Nats),
+    ] {
+        let draft = EndpointDraft {
+            kind: given,
+            url: url.into(),
+            ..EndpointDraft::default()
+        };
+        assert_eq!(validated(draft).unwrap().kind, expected, "{url} {given:?}");
+    }
+    let form = "must be nats:<subject> or nats:<subject>?reply";
+    for (url, kind, message) in [
+        (subject, Http, "must start with http:// or https://"),
+        (subject, Slack, "must start with http:// or https://"),
+        (hook, Nats, form),
+        (
+            "nats:cuitty.notifications.other.billing",
+            Nats,
+            "must name a subject below cuitty.notifications.acme.",
+        ),
+    ] {
+        let draft = EndpointDraft {
+            kind: Some(kind),
+            url: url.into(),
+            ..EndpointDraft::default()
+        };
+        assert_violations(&draft, &[("url", message)]);
+    }
+    // Of a project that is none, nothing is one's own.
+    let draft = EndpointDraft {
+        url: subject.into(),
+        ..EndpointDraft::default()
+    };
+    let refused = draft.validate(&EgressPolicy::default(), None);
+    assert_eq!(refused, Err(Rejection::field("url", "needs a project")));
+}
+
+#[test]
+fn settings_that_make_no_sense_for_a_kind_are_refused() {
+    let slack = EndpointDraft {
+        kind: Some(EndpointKind::Slack),
+        envelope: true,
+        ..valid()
+    };
+    assert_violations(&slack, &[("envelope", SLACK_ENVELOPE)]);
+    let nats = EndpointDraft {
+        url: "nats:cuitty.notifications.acme.x".into(),
+        signature_header: "Nats-Msg-Id".into(),
+        envelope: true,
+        ..with_headers(&[("Nats-Rollup", "all"), ("x-team", "core")])
+    };
+    assert_violations(
+        &nats,
+        &[
+            ("headers.nats-rollup", "name is reserved"),
+            ("signature_header", "name is reserved"),
+        ],
+    );
+    let http = EndpointDraft {
+        url: valid().url,
+        ..nats
+    };
+    assert_violations(&http, &[]);
 }
 
 proptest! {

@@ -1,12 +1,14 @@
 //! A whole installation for one test, and the calls that most tests make.
 
+use cuitty_webhooks_proto::v1::api_key_service_client::ApiKeyServiceClient;
 use cuitty_webhooks_proto::v1::delivery_service_client::DeliveryServiceClient;
 use cuitty_webhooks_proto::v1::endpoint_service_client::EndpointServiceClient;
 use cuitty_webhooks_proto::v1::message_service_client::MessageServiceClient;
 use cuitty_webhooks_proto::v1::status_service_client::StatusServiceClient;
 use cuitty_webhooks_proto::v1::{
-    CreateEndpointRequest, CreateEndpointResponse, DeliverRequest, DeliverResponse, Delivery, DeliveryDetail,
-    DeliveryStatus, Endpoint, GetDeliveryRequest, UpdateEndpointRequest,
+    CreateApiKeyRequest, CreateApiKeyResponse, CreateEndpointRequest, CreateEndpointResponse, DeliverRequest,
+    DeliverResponse, Delivery, DeliveryDetail, DeliveryStatus, Endpoint, GetDeliveryRequest,
+    UpdateEndpointRequest,
 };
 use prost_types::FieldMask;
 use serde_json::Value;
@@ -184,6 +186,25 @@ impl TestApp {
     /// `DeliveryService` with the admin key.
     pub fn deliveries(&self) -> DeliveryServiceClient<Authorized> {
         DeliveryServiceClient::new(self.channel(Some(ADMIN_KEY)))
+    }
+
+    /// `ApiKeyService` with the admin key.
+    pub fn api_keys(&self) -> ApiKeyServiceClient<Authorized> {
+        ApiKeyServiceClient::new(self.channel(Some(ADMIN_KEY)))
+    }
+
+    /// Makes an API key, of all projects when `project_id` is empty.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn create_key(&self, project_id: &str, scopes: &[&str]) -> CreateApiKeyResponse {
+        let request = CreateApiKeyRequest {
+            project_id: project_id.into(),
+            scopes: scopes.iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        };
+        let created = self.api_keys().create_api_key(request).await;
+        created.expect("create a key").into_inner()
     }
 
     /// `StatusService` without a key.

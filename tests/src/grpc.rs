@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::{Buf, BufMut};
 use futures_util::stream;
 use hyper::http::uri::PathAndQuery;
 use prost::Message;
 use prost_types::{FileDescriptorProto, MethodDescriptorProto, ServiceDescriptorProto};
 use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Error};
 use tonic::{Code, Request, Status};
-use tonic_prost::ProstCodec;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
@@ -157,16 +158,57 @@ async fn reflect(channel: &Authorized, wanted: MessageRequest) -> MessageRespons
 
 /// Calls any method with one message in which no field is set, and waits for the first answer.
 pub async fn call_empty(channel: Authorized, path: &str) -> Result<(), Status> {
+    call_encoded(channel, path, Vec::new()).await.map(drop)
+}
+
+/// Calls any method with one encoded message, and waits for the first answer; empty when there is none.
+pub async fn call_encoded(channel: Authorized, path: &str, message: Vec<u8>) -> Result<Vec<u8>, Status> {
     let mut client = Grpc::new(channel);
     client
         .ready()
         .await
         .map_err(|error| Status::unavailable(error.to_string()))?;
-    // Of `()`, no field is known: it is encoded as nothing, and decoded from everything.
-    let codec = ProstCodec::<(), ()>::default();
     let path = PathAndQuery::try_from(path).expect("a path");
     // On the wire, a single request and a single answer are streams of one.
-    let messages = Request::new(stream::iter([()]));
-    let mut answers = client.streaming(messages, path, codec).await?.into_inner();
-    answers.message().await.map(drop)
+    let messages = Request::new(stream::iter([message]));
+    let mut answers = client.streaming(messages, path, Encoded).await?.into_inner();
+    Ok(answers.message().await?.unwrap_or_default())
+}
+
+/// Messages as they are on the wire.
+#[derive(Debug, Clone, Copy)]
+struct Encoded;
+
+impl Codec for Encoded {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Encoded {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, message: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&message);
+        Ok(())
+    }
+}
+
+impl Decoder for Encoded {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining()).to_vec()))
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use cuitty_webhooks_proto::v1::RevokeApiKeyRequest;
 use harness::app::TestApp;
 use harness::grpc::{call_empty, reflected_methods, refused};
 use harness::roles::ADMIN_KEY;
@@ -19,14 +20,30 @@ const OPEN_METHODS: [&str; 4] = [
 ];
 const OPEN_ROUTES: [&str; 1] = ["GET /api/webhooks/status"];
 
+/// A key that is well formed and was never made.
+const UNMADE_KEY: &str = "cwk_yv8a90276zy48mxedwbf6j44s0z6582ap12yd1250bgwfqxkjmqrf322t6";
+
 /// Keys that are none, and what is said of them.
-fn bad_keys() -> [(Option<&'static str>, &'static str); 4] {
+fn bad_keys(revoked: &str) -> [(Option<&str>, &'static str); 6] {
     [
         (None, "MISSING_API_KEY"),
         (Some("wrong-key-of-the-right-length-000"), "INVALID_API_KEY"),
         (Some(&ADMIN_KEY[1..]), "INVALID_API_KEY"),
         (Some("*"), "INVALID_API_KEY"),
+        (Some(UNMADE_KEY), "INVALID_API_KEY"),
+        (Some(revoked), "INVALID_API_KEY"),
     ]
+}
+
+/// An admin key that was let in and is revoked.
+async fn revoked_key(app: &TestApp) -> String {
+    let made = app.create_key("", &["admin"]).await;
+    let reflection = reflected_methods(app.channel(Some(&made.secret))).await;
+    assert!(!reflection.is_empty());
+    let id = made.api_key.unwrap().id;
+    let revoked = app.api_keys().revoke_api_key(RevokeApiKeyRequest { id }).await;
+    assert!(revoked.unwrap().into_inner().revoked_at.is_some());
+    made.secret
 }
 
 #[tokio::test]
@@ -39,7 +56,8 @@ async fn every_grpc_method_but_status_and_health_needs_a_key() {
     let open = OPEN_METHODS.map(str::to_owned).into();
     let closed: Vec<_> = methods.difference(&open).collect();
     assert!(closed.len() > 20, "{closed:?}");
-    for (key, reason) in bad_keys() {
+    let revoked = revoked_key(&app).await;
+    for (key, reason) in bad_keys(&revoked) {
         for path in &closed {
             let refusal = refused(call_empty(app.channel(key), path).await);
             assert_eq!(
@@ -66,6 +84,7 @@ async fn every_grpc_method_but_status_and_health_needs_a_key() {
 async fn every_rest_route_but_status_needs_a_key() {
     let app = TestApp::start().await;
     let document = app.rest().with_key(None).get("/api/openapi.json").await.json();
+    let revoked = revoked_key(&app).await;
     let mut closed = 0;
     for (path, operations) in document["paths"].as_object().unwrap() {
         for (method, operation) in operations.as_object().unwrap() {
@@ -85,7 +104,7 @@ async fn every_rest_route_but_status_needs_a_key() {
                     }
                 })
                 .collect();
-            for (key, reason) in bad_keys() {
+            for (key, reason) in bad_keys(&revoked) {
                 let headers = [("content-type", "application/json")];
                 let rest = app.rest().with_key(key);
                 let answer = rest.send(method.clone(), &path.join("/"), &headers, "{}").await;

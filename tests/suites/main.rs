@@ -4,6 +4,8 @@
 #![cfg(test)]
 
 mod accept;
+mod access;
+mod api_keys;
 mod auth;
 mod auto_disable;
 mod bad_input;

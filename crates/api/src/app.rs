@@ -1,5 +1,6 @@
 //! What every door stands before: commands and questions, with their checks, in one place.
 
+mod api_keys;
 mod cancel;
 mod deliver;
 mod deliveries;
@@ -8,6 +9,7 @@ mod health;
 mod history;
 mod host;
 mod input;
+mod page;
 mod replay;
 mod signatures;
 mod status;
@@ -25,12 +27,13 @@ use cuitty_webhooks_domain::names::ProjectId;
 use cuitty_webhooks_domain::rejection::{Rejection, Resource};
 use cuitty_webhooks_domain::seal::KeyRing;
 use cuitty_webhooks_log::directory::{Directory, Entry};
-use cuitty_webhooks_log::{Cancellations, Idempotency, Lanes, Log, LogError, Replays};
+use cuitty_webhooks_log::{ApiKeys, Cancellations, Idempotency, Lanes, Log, LogError, Replays};
 use rand::rngs::StdRng;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::api_keys::{ListedApiKey, NewApiKey};
 pub(crate) use self::deliver::{Accepted, NewMessage};
 pub(crate) use self::deliveries::DeliveryQuery;
 pub(crate) use self::endpoints::{EndpointUpdate, NewEndpoint, Rotation};
@@ -53,6 +56,7 @@ pub struct App {
     pub(crate) keys: Arc<Keys>,
     log: Log,
     directory: Directory,
+    api_keys: ApiKeys,
     lanes: Lanes,
     cancellations: Cancellations,
     history: History,
@@ -88,6 +92,7 @@ impl App {
         config: &ApiConfig,
         log: Log,
         directory: Directory,
+        api_keys: ApiKeys,
         lanes: Lanes,
         cancellations: Cancellations,
         history: History,
@@ -96,13 +101,14 @@ impl App {
         clock: Clock,
         rng: StdRng,
     ) -> Result<Self, ApiError> {
-        let admin_key = config.admin_key.clone().ok_or(ApiError::NoAdminKey)?;
+        let keys = Keys::configured(config.admin_key.clone()).and_issued(api_keys.clone(), clock);
         Ok(Self {
-            keys: Arc::new(Keys::new(admin_key)),
+            keys: Arc::new(keys),
             host_check: HostCheck::new(policy.clone(), &config.nameservers, config.resolve_timeout)?,
             watches: WatchHub::new(log.clone(), config.max_watchers, config.watch_buffer),
             log,
             directory,
+            api_keys,
             lanes,
             cancellations,
             history,

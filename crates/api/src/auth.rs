@@ -6,9 +6,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use cuitty_webhooks_domain::Clock;
+use cuitty_webhooks_domain::api_key::KeyDigest;
+pub(crate) use cuitty_webhooks_domain::api_key::Scope;
 use cuitty_webhooks_domain::endpoint::Actor;
+use cuitty_webhooks_domain::ids::ApiKeyId;
 use cuitty_webhooks_domain::names::ProjectId;
 use cuitty_webhooks_domain::rejection::{Rejection, Resource};
+use cuitty_webhooks_log::ApiKeys;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use serde::Deserialize;
@@ -17,29 +22,8 @@ use subtle::ConstantTimeEq;
 
 use crate::error::AppError;
 
-/// What a key is good for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scope {
-    /// Deliver messages.
-    Deliver,
-    /// Read endpoints and deliveries.
-    Read,
-    /// Create and change endpoints.
-    Manage,
-    /// Everything, in every way.
-    Admin,
-}
-
-impl Scope {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Deliver => "deliver",
-            Self::Read => "read",
-            Self::Manage => "manage",
-            Self::Admin => "admin",
-        }
-    }
-}
+/// Lengths of a configured admin key, in bytes.
+const ADMIN_KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
 
 /// Somebody who showed a good key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,16 +34,14 @@ pub(crate) struct Caller {
     pub(crate) project: Option<ProjectId>,
     /// What the key is good for.
     pub(crate) scopes: Vec<Scope>,
+    /// The key; `None` for the configured one.
+    pub(crate) key: Option<ApiKeyId>,
 }
 
 impl Caller {
     /// Refuses a caller whose key is not good for `scope`.
     pub(crate) fn require(&self, scope: Scope) -> Result<(), AppError> {
-        if self
-            .scopes
-            .iter()
-            .any(|&held| held == scope || held == Scope::Admin)
-        {
+        if scope.is_in(&self.scopes) {
             Ok(())
         } else {
             Err(AppError::MissingScope(scope))
@@ -84,7 +66,7 @@ impl Caller {
     }
 }
 
-/// The bootstrap admin key, as its SHA-256.
+/// The admin key of the configuration, as its SHA-256.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct AdminKey([u8; 32]);
@@ -97,7 +79,7 @@ pub struct InvalidAdminKey;
 impl AdminKey {
     /// The key that callers send as `Authorization: Bearer <key>`.
     pub fn new(key: &str) -> Result<Self, InvalidAdminKey> {
-        if !(16..=256).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if !ADMIN_KEY_BYTES.contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(InvalidAdminKey);
         }
         Ok(Self(Sha256::digest(key).into()))
@@ -119,35 +101,115 @@ impl fmt::Debug for AdminKey {
 }
 
 /// Every key that is let in.
-#[derive(Debug)]
 pub(crate) struct Keys {
-    admin_key: AdminKey,
-    admin: Arc<Caller>,
+    configured: Option<(AdminKey, Arc<Caller>)>,
+    issued: Option<Issued>,
+}
+
+/// The keys that were made here, and what tells the time of their use.
+struct Issued {
+    keys: ApiKeys,
+    clock: Clock,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys").finish_non_exhaustive()
+    }
 }
 
 impl Keys {
-    pub(crate) fn new(admin_key: AdminKey) -> Self {
+    /// Lets in the key of the configuration only.
+    pub(crate) fn configured(admin_key: Option<AdminKey>) -> Self {
         let actor = Actor {
             id: "admin".into(),
             process: String::new(),
         };
-        let admin = Arc::new(Caller {
+        let caller = Caller {
             actor,
             project: None,
             scopes: vec![Scope::Admin],
-        });
-        Self { admin_key, admin }
+            key: None,
+        };
+        Self {
+            configured: admin_key.map(|admin_key| (admin_key, Arc::new(caller))),
+            issued: None,
+        }
     }
 
-    /// The caller whose key stands in `headers` (HTTP headers and gRPC metadata alike). Hashes are compared in constant
-    /// time, so nothing is learned of the key by trying.
+    /// Lets in every key that was made and is not revoked, too.
+    pub(crate) fn and_issued(self, keys: ApiKeys, clock: Clock) -> Self {
+        Self {
+            issued: Some(Issued { keys, clock }),
+            ..self
+        }
+    }
+
+    /// Whether the configuration holds an admin key.
+    pub(crate) fn is_configured(&self) -> bool {
+        self.configured.is_some()
+    }
+
+    /// The caller whose key stands in `headers` (HTTP headers and gRPC metadata alike). Keys are found and compared by their
+    /// hashes, and these in constant time: nothing is learned of a key by trying.
     pub(crate) fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Caller>, AppError> {
         let key = bearer(headers).ok_or(AppError::MissingKey)?;
+        let caller = self.configured_caller(key).or_else(|| self.issued_caller(key));
+        caller.ok_or(AppError::WrongKey)
+    }
+
+    fn configured_caller(&self, key: &[u8]) -> Option<Arc<Caller>> {
+        let (admin_key, caller) = self.configured.as_ref()?;
+        if !ADMIN_KEY_BYTES.contains(&key.len()) {
+            return None;
+        }
         let digest: [u8; 32] = Sha256::digest(key).into();
-        if bool::from(digest.ct_eq(&self.admin_key.0)) {
-            Ok(Arc::clone(&self.admin))
-        } else {
-            Err(AppError::WrongKey)
+        bool::from(digest.ct_eq(&admin_key.0)).then(|| Arc::clone(caller))
+    }
+
+    fn issued_caller(&self, key: &[u8]) -> Option<Arc<Caller>> {
+        let Issued { keys, clock } = self.issued.as_ref()?;
+        let digest = KeyDigest::of(key).ok()?;
+        let entry = keys.find(&digest)?;
+        let key = &entry.key;
+        if !bool::from(digest.as_bytes().ct_eq(key.digest.as_bytes())) || !key.is_live() {
+            return None;
+        }
+        let at = clock();
+        if keys.note_use(key.id, at) {
+            let (keys, id) = (keys.clone(), key.id);
+            // Once an hour and key. Nobody waits for it, and what is lost shows as an earlier use.
+            tokio::spawn(async move {
+                if let Err(error) = keys.save_use(id, at).await {
+                    tracing::warn!(key.id = %id, %error, "use of an API key not saved");
+                }
+            });
+        }
+        Some(Arc::new(Caller {
+            actor: Actor {
+                id: key.id.to_string(),
+                process: String::new(),
+            },
+            project: key.project_id.clone(),
+            scopes: key.scopes.clone(),
+            key: Some(key.id),
+        }))
+    }
+
+    /// Resolves when the caller's key is not let in any more; never for the configured one. What lasts longer than a call
+    /// ends then.
+    pub(crate) fn revoked(&self, caller: &Caller) -> impl Future<Output = ()> + Send + use<> {
+        let keys = self.issued.as_ref().map(|issued| issued.keys.clone());
+        let watched = caller.key.zip(keys);
+        async move {
+            if let Some((id, keys)) = watched {
+                let mut changes = keys.changes();
+                let is_gone = |_: &u64| keys.get(id).is_none_or(|entry| !entry.key.is_live());
+                if changes.wait_for(is_gone).await.is_ok() {
+                    return;
+                }
+            }
+            std::future::pending::<()>().await;
         }
     }
 }
@@ -171,7 +233,7 @@ mod tests {
     fn authenticate(value: &str) -> Result<Arc<Caller>, AppError> {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, value.parse().unwrap());
-        Keys::new(AdminKey::new(KEY).unwrap()).authenticate(&headers)
+        Keys::configured(AdminKey::new(KEY).ok()).authenticate(&headers)
     }
 
     #[test]
@@ -196,8 +258,16 @@ mod tests {
         ] {
             assert!(matches!(authenticate(value), Err(AppError::WrongKey)), "{value}");
         }
-        let none = Keys::new(AdminKey::new(KEY).unwrap()).authenticate(&HeaderMap::new());
+        let none = Keys::configured(AdminKey::new(KEY).ok()).authenticate(&HeaderMap::new());
         assert!(matches!(none, Err(AppError::MissingKey)));
+    }
+
+    #[test]
+    fn without_keys_nobody_is_let_in() {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, format!("Bearer {KEY}").parse().unwrap());
+        let refused = Keys::configured(None).authenticate(&headers);
+        assert!(matches!(refused, Err(AppError::WrongKey)));
     }
 
     #[test]
@@ -221,6 +291,7 @@ mod tests {
             actor: Actor::system("t"),
             project: Some("acme".parse().unwrap()),
             scopes: vec![Scope::Read],
+            key: None,
         };
         assert!(bound.require(Scope::Read).is_ok());
         assert!(matches!(

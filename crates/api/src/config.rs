@@ -7,11 +7,11 @@ use serde::Deserialize;
 
 use crate::auth::AdminKey;
 
-/// Settings of the API role. Every field has a default but `admin_key`.
+/// Settings of the API role.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ApiConfig {
-    /// The bootstrap admin key: 16 to 256 visible ASCII characters. Only its SHA-256 is kept.
+    /// An admin key beside those that are made: 16 to 256 visible ASCII characters. Only its SHA-256 is kept.
     pub admin_key: Option<AdminKey>,
     /// Connections served at the same time; more wait in the listener's backlog.
     pub max_connections: usize,

@@ -267,6 +267,7 @@ fn not_found_code(resource: Resource) -> &'static str {
         Resource::EventType => "event_type_not_found",
         Resource::Secret => "secret_not_found",
         Resource::Replay => "replay_not_found",
+        Resource::ApiKey => "api_key_not_found",
     }
 }
 
@@ -278,6 +279,7 @@ fn conflict_code(resource: Resource) -> &'static str {
         Resource::EventType => "event_type_conflict",
         Resource::Secret => "secret_conflict",
         Resource::Replay => "replay_conflict",
+        Resource::ApiKey => "api_key_conflict",
     }
 }
 

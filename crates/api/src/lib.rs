@@ -20,11 +20,12 @@ mod trace_context;
 use std::sync::Arc;
 
 use cuitty_webhooks_domain::Clock;
+use cuitty_webhooks_domain::api_key::KeyText;
 use cuitty_webhooks_domain::egress::EgressPolicy;
 use cuitty_webhooks_domain::seal::KeyRing;
 use cuitty_webhooks_history::Store;
 use cuitty_webhooks_log::directory::Directory;
-use cuitty_webhooks_log::{Cancellations, Lanes, Log};
+use cuitty_webhooks_log::{ApiKeys, Cancellations, Lanes, Log, LogError};
 use rand::rngs::StdRng;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -39,9 +40,6 @@ pub use crate::rest::openapi;
 /// Why the API could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// No admin key is configured, so nobody could call.
-    #[error("admin_key is not set: without it no call would be let in")]
-    NoAdminKey,
     /// The system's resolver configuration cannot be used.
     #[error("resolver: {0}; set nameservers, or repair /etc/resolv.conf")]
     Resolver(String),
@@ -69,6 +67,7 @@ impl Api {
         config: ApiConfig,
         log: Log,
         directory: Directory,
+        api_keys: ApiKeys,
         lanes: Lanes,
         cancellations: Cancellations,
         history: watch::Receiver<Option<Store>>,
@@ -82,6 +81,7 @@ impl Api {
             &config,
             log,
             directory,
+            api_keys,
             lanes,
             cancellations,
             history,
@@ -99,6 +99,12 @@ impl Api {
     /// What the doors stand before; the MCP door and the console join here.
     pub fn app(&self) -> &Arc<App> {
         &self.app
+    }
+
+    /// Makes the first admin key, if nobody could call without one; once, however many processes start. The answer is the
+    /// only place where it is shown.
+    pub async fn make_first_key(&self) -> Result<Option<KeyText>, LogError> {
+        self.app.make_first_key().await
     }
 
     /// Serves `listener` until `soft` is cancelled, then lets the calls in progress end, and the keyed messages that are

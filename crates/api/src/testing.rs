@@ -30,6 +30,7 @@ pub(crate) fn caller(project: Option<&str>) -> Caller {
         actor: Actor::system("test"),
         project,
         scopes: vec![Scope::Admin],
+        key: None,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cuitty_webhooks_proto::v1;
+use cuitty_webhooks_proto::v1::api_key_service_client::ApiKeyServiceClient;
 use cuitty_webhooks_proto::v1::delivery_service_client::DeliveryServiceClient;
 use cuitty_webhooks_proto::v1::endpoint_service_client::EndpointServiceClient;
 use cuitty_webhooks_proto::v1::message_service_client::MessageServiceClient;
@@ -30,6 +31,7 @@ pub struct Client {
     endpoints: EndpointServiceClient<Authorized>,
     messages: MessageServiceClient<Authorized>,
     deliveries: DeliveryServiceClient<Authorized>,
+    api_keys: ApiKeyServiceClient<Authorized>,
     status: StatusServiceClient<Channel>,
 }
 
@@ -49,7 +51,8 @@ impl Client {
         Ok(Self {
             endpoints: EndpointServiceClient::with_interceptor(channel.clone(), key.clone()),
             messages: MessageServiceClient::with_interceptor(channel.clone(), key.clone()),
-            deliveries: DeliveryServiceClient::with_interceptor(channel.clone(), key),
+            deliveries: DeliveryServiceClient::with_interceptor(channel.clone(), key.clone()),
+            api_keys: ApiKeyServiceClient::with_interceptor(channel.clone(), key),
             status: StatusServiceClient::new(channel),
         })
     }
@@ -220,6 +223,43 @@ impl Client {
                 .await?
                 .into_inner(),
         ))
+    }
+
+    /// Makes an API key; the answer shows it, once. Needs a key with the scope `admin`, as every call about keys does.
+    pub async fn create_api_key(
+        &self,
+        request: v1::CreateApiKeyRequest,
+    ) -> Result<v1::CreateApiKeyResponse, ClientError> {
+        Ok(self
+            .api_keys
+            .clone()
+            .create_api_key(timed(request))
+            .await?
+            .into_inner())
+    }
+
+    /// A page of the API keys, newest first, revoked ones too.
+    pub async fn list_api_keys(
+        &self,
+        request: v1::ListApiKeysRequest,
+    ) -> Result<v1::ListApiKeysResponse, ClientError> {
+        Ok(self
+            .api_keys
+            .clone()
+            .list_api_keys(timed(request))
+            .await?
+            .into_inner())
+    }
+
+    /// Ends an API key for good.
+    pub async fn revoke_api_key(&self, id: &str) -> Result<v1::ApiKey, ClientError> {
+        let request = v1::RevokeApiKeyRequest { id: id.into() };
+        Ok(self
+            .api_keys
+            .clone()
+            .revoke_api_key(timed(request))
+            .await?
+            .into_inner())
     }
 
     /// Whether the service is well. Needs no key.

@@ -8,7 +8,8 @@ use rand::Rng;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// Crockford base32 in lower case.
+pub(crate) const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 /// Characters of an encoded UUID: 128 bits in groups of 5, the first one holding 3.
 const SUFFIX_LEN: usize = 26;
 

@@ -3,11 +3,12 @@
 //! Everything that decides stands here: what a valid endpoint is ([`endpoint`]), which endpoints a message goes to
 //! ([`fan_out`]), what an attempt's outcome means for its delivery ([`delivery`]), when the next attempt is due
 //! ([`retry`]), what a bulk replay selects and how far it is ([`replay`]), how a request is signed ([`signing`]), how a
-//! secret is sealed ([`seal`]), which addresses may be reached ([`egress`]) and what differs between the kinds of
-//! destination ([`destination`]). The other crates carry the decisions out.
+//! secret is sealed ([`seal`]), which addresses may be reached ([`egress`]), what differs between the kinds of
+//! destination ([`destination`]) and what an API key is good for ([`api_key`]). The other crates carry the decisions out.
 //!
 //! Start at [`delivery::DeliveryEvent`]: the facts that the log stores and everything else is folded from.
 
+pub mod api_key;
 pub mod attempt;
 pub mod delivery;
 pub mod destination;

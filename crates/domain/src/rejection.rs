@@ -36,6 +36,8 @@ pub enum Resource {
     Secret,
     /// A bulk replay.
     Replay,
+    /// An API key.
+    ApiKey,
 }
 
 impl Resource {
@@ -48,6 +50,7 @@ impl Resource {
             Self::EventType => "event_type",
             Self::Secret => "secret",
             Self::Replay => "replay",
+            Self::ApiKey => "api_key",
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Between the domain and the stored contract `cuitty.webhooks.events.v1`.
 
+mod api_key;
 mod attempt;
 mod delivery;
 mod endpoint;
@@ -8,6 +9,8 @@ mod replay;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub(crate) use self::api_key::decode_api_key_state;
+pub use self::api_key::{ApiKeyRecord, decode_api_key, encode_api_key};
 pub(crate) use self::delivery::{decode_due, decode_requested, outcome_of};
 pub use self::delivery::{decode_event, encode_concluded, encode_due, encode_requested, encode_unmatched};
 pub(crate) use self::endpoint::changed_fields;

@@ -9,6 +9,7 @@
 //!
 //! Beside the log stands [`Log::notify`], which publishes on other subjects over the same connection.
 
+mod api_keys;
 mod append;
 mod backlog;
 mod cancellations;
@@ -52,6 +53,7 @@ use async_nats::jetstream::{self, kv};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub use crate::api_keys::{ApiKeyEntry, ApiKeys};
 pub use crate::append::Appended;
 use crate::append::Budget;
 pub use crate::backlog::WorkRead;

@@ -15,7 +15,7 @@ pub mod names {
     /// Connections made to nats-server, the first one included.
     pub const CONNECTS: &str = "webhooks_log_connects_total";
     /// Consumers attached again after they were lost or fell silent, by `use` (`read`, `work`, `directory`,
-    /// `membership`, `lanes`, `cancellations`).
+    /// `membership`, `lanes`, `cancellations`, `replays`, `api_keys`, `api_key_uses`).
     pub const REATTACHED: &str = "webhooks_log_reattached_total";
     /// Stored messages that could not be read.
     pub const UNREADABLE: &str = "webhooks_log_unreadable_total";

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId, ReplayId};
+use cuitty_webhooks_domain::ids::{ApiKeyId, DeliveryId, EndpointId, ReplayId};
 use cuitty_webhooks_domain::names::ProjectId;
 use sha2::{Digest, Sha256};
 
@@ -26,11 +26,13 @@ pub enum Kind {
     Endpoint,
     /// A bulk replay changed.
     Replay,
+    /// An API key changed.
+    ApiKey,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Requested,
         Self::Due,
         Self::Attempted,
@@ -39,6 +41,7 @@ impl Kind {
         Self::Unmatched,
         Self::Endpoint,
         Self::Replay,
+        Self::ApiKey,
     ];
 
     /// The name in headers and metrics; for delivery facts also the last token of the subject.
@@ -52,6 +55,7 @@ impl Kind {
             Self::Unmatched => "unmatched",
             Self::Endpoint => "endpoint",
             Self::Replay => "replay",
+            Self::ApiKey => "api_key",
         }
     }
 }
@@ -106,6 +110,11 @@ pub enum Subject {
         /// The replay.
         replay_id: ReplayId,
     },
+    /// An API key changed.
+    ApiKey {
+        /// The key.
+        key_id: ApiKeyId,
+    },
 }
 
 /// How an attempt ended.
@@ -145,6 +154,7 @@ impl Subject {
             Self::Unmatched { .. } => Kind::Unmatched,
             Self::Endpoint { .. } => Kind::Endpoint,
             Self::Replay { .. } => Kind::Replay,
+            Self::ApiKey { .. } => Kind::ApiKey,
         }
     }
 }
@@ -187,6 +197,7 @@ impl fmt::Display for Subject {
                 project_id,
                 replay_id,
             } => write!(f, "webhooks.replay.{project_id}.{replay_id}"),
+            Self::ApiKey { key_id } => write!(f, "webhooks.api_key.{key_id}"),
         }
     }
 }
@@ -242,6 +253,9 @@ fn parse(text: &str) -> Option<Subject> {
             project_id: project_id.parse().ok()?,
             replay_id: replay_id.parse().ok()?,
         },
+        ("api_key", [key_id]) => Subject::ApiKey {
+            key_id: key_id.parse().ok()?,
+        },
         _ => return None,
     })
 }
@@ -286,6 +300,8 @@ pub const OUTCOMES: &str = "webhooks.outcome.>";
 pub const ENDPOINTS: &str = "webhooks.endpoint.>";
 /// Selects every bulk replay's changes.
 pub const REPLAYS: &str = "webhooks.replay.>";
+/// Selects every API key's changes.
+pub const API_KEYS: &str = "webhooks.api_key.>";
 
 #[cfg(test)]
 mod tests {
@@ -304,7 +320,7 @@ mod tests {
     }
 
     fn subjects() -> impl Strategy<Value = Subject> {
-        (0u8..9, any::<u16>(), "[A-Za-z0-9_-]{1,64}", any::<u64>()).prop_map(
+        (0u8..10, any::<u16>(), "[A-Za-z0-9_-]{1,64}", any::<u64>()).prop_map(
             |(form, partition, project, seed)| {
                 let project_id: ProjectId = project.parse().unwrap();
                 let endpoint_id = endpoint_id(seed);
@@ -339,6 +355,9 @@ mod tests {
                         project_id,
                         replay_id: ReplayId::from_uuid(endpoint_id.uuid()),
                     },
+                    8 => Subject::ApiKey {
+                        key_id: ApiKeyId::from_uuid(endpoint_id.uuid()),
+                    },
                     _ => Subject::Endpoint {
                         project_id,
                         endpoint_id,
@@ -356,7 +375,7 @@ mod tests {
 
         #[test]
         fn every_spelling_that_parses_is_the_one_that_is_written(
-            text in "webhooks\\.(work|outcome|message|timer|endpoint|replay|x)(\\.[a-z0-9_+]{0,30}){1,5}",
+            text in "webhooks\\.(work|outcome|message|timer|endpoint|replay|api_key|x)(\\.[a-z0-9_+]{0,30}){1,5}",
         ) {
             if let Ok(subject) = text.parse::<Subject>() {
                 prop_assert_eq!(subject.to_string(), text);

@@ -1,5 +1,6 @@
 //! The log's behaviour on a real nats-server.
 
+mod api_keys;
 mod append;
 mod backlog;
 mod budget;

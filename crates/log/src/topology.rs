@@ -33,6 +33,8 @@ pub const DISPATCHERS_BUCKET: &str = "WEBHOOKS_DISPATCHERS";
 pub const LANES_BUCKET: &str = "WEBHOOKS_LANES";
 /// Bucket: cancelled deliveries.
 pub const CANCELLATIONS_BUCKET: &str = "WEBHOOKS_CANCELLATIONS";
+/// When each API key was last used.
+pub const API_KEY_USES_BUCKET: &str = "WEBHOOKS_API_KEY_USES";
 
 /// Most partitions that a stream can have.
 pub const MAX_PARTITIONS: u16 = 64;

@@ -3,8 +3,10 @@
 mod config;
 mod demo;
 mod dev;
+mod keys;
 mod openapi;
 mod projection;
+mod remote;
 mod serve;
 mod topology;
 
@@ -15,17 +17,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use cuitty_webhooks_api::ApiError;
 use cuitty_webhooks_dispatcher::DispatcherError;
 use cuitty_webhooks_history::HistoryError;
 use cuitty_webhooks_log::LogError;
 
+use self::remote::{API_KEY_VARIABLE, Remote, URL_VARIABLE, Usage};
 use crate::config::{ENV_PREFIX, Problems, Sources};
 use crate::roles::{Edge, Role};
 
 /// Exit code of a failure at run time.
 const FAILURE: u8 = 1;
-/// Exit code of a configuration that cannot be used; clap exits with 2 for bad usage.
+/// Exit code of bad usage, which clap exits with too.
+const BAD_USAGE: u8 = 2;
+/// Exit code of a configuration that cannot be used.
 const BAD_CONFIGURATION: u8 = 64;
 /// How long tasks that were cut off may hold the exit up.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
@@ -84,6 +88,9 @@ enum Command {
     /// The delivery history, which is folded from the log
     #[command(subcommand)]
     Projection(projection::ProjectionCommand),
+    /// API keys
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// The configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -99,6 +106,8 @@ struct Invocation {
     sources: Sources,
     /// The value of `PATH`.
     path: Option<OsString>,
+    /// The API that is called, of the commands that call one.
+    remote: Remote,
 }
 
 impl Invocation {
@@ -128,10 +137,13 @@ pub fn main(
             ..Sources::default()
         },
         path: None,
+        remote: Remote::default(),
     };
     for (name, value) in environment {
         match name.to_str() {
             Some("PATH") => invocation.path = Some(value),
+            Some(URL_VARIABLE) => invocation.remote.set_url(&value),
+            Some(API_KEY_VARIABLE) => invocation.remote.set_api_key(&value),
             Some(name) if name.starts_with(ENV_PREFIX) => {
                 let value = value.to_string_lossy().into_owned();
                 invocation.sources.environment.push((name.to_owned(), value));
@@ -146,7 +158,9 @@ pub fn main(
         Err(error) => {
             // Nothing can be done about a closed standard error.
             let _ = writeln!(std::io::stderr(), "error: {error:#}");
-            ExitCode::from(if is_configuration(&error) {
+            ExitCode::from(if error.is::<Usage>() {
+                BAD_USAGE
+            } else if is_configuration(&error) {
                 BAD_CONFIGURATION
             } else {
                 FAILURE
@@ -172,6 +186,7 @@ fn run(command: Command, mut invocation: Invocation) -> anyhow::Result<()> {
             Command::Serve { roles } => serve::run(&roles, &invocation.sources).await,
             Command::Topology(command) => topology::run(command, &invocation.sources).await,
             Command::Projection(command) => projection::run(command, &invocation.sources).await,
+            Command::Keys(command) => keys::run(command, invocation.remote).await,
             Command::Demo(args) => Box::pin(demo::run(args, invocation)).await,
             Command::Config(_) | Command::Openapi => Ok(()),
         }
@@ -202,7 +217,6 @@ fn is_configuration(error: &anyhow::Error) -> bool {
             || matches!(cause.downcast_ref(), Some(LogError::Config { .. }))
             || matches!(cause.downcast_ref(), Some(HistoryError::BadUrl(_)))
             || matches!(cause.downcast_ref(), Some(DispatcherError::Config { .. }))
-            || matches!(cause.downcast_ref(), Some(ApiError::NoAdminKey))
     })
 }
 
@@ -216,7 +230,7 @@ fn edge() -> Edge {
 }
 
 /// Writes an answer to standard output. A reader that is gone, as in `… | head`, is no error.
-fn print(text: &str) -> anyhow::Result<()> {
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),

@@ -65,13 +65,14 @@ impl App {
 
     /// What the history knows of a delivery. One that it does not know may be new: then it is waited for.
     async fn known_delivery(&self, caller: &Caller, id: DeliveryId) -> Result<Known, AppError> {
-        let mut known = self.read_known(id).await?;
-        if known.is_none() {
+        // Another project's is waited for, too, so that it cannot be told from one that does not exist.
+        let is_visible = |known: &Known| caller.sees(&known.delivery.delivery.project_id);
+        let mut visible = self.read_known(id).await?.filter(is_visible);
+        if visible.is_none() {
             let (_, last) = self.log.bounds().await?;
             self.await_history(last).await?;
-            known = self.read_known(id).await?;
+            visible = self.read_known(id).await?.filter(is_visible);
         }
-        let visible = known.filter(|known| caller.sees(&known.delivery.delivery.project_id));
         let not_found = || Rejection::NotFound {
             resource: Resource::Delivery,
             id: id.to_string(),

@@ -1,12 +1,8 @@
 //! Endpoints: commands decided against the directory's state and appended with the sequence that they were decided on.
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::egress::EgressPolicy;
 use cuitty_webhooks_domain::endpoint::{
@@ -21,6 +17,7 @@ use cuitty_webhooks_log::directory::Entry;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::input::{PageInput, Violations};
+use super::page::{IdCursor, page_of};
 use super::{App, observed, unknown_project};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
@@ -150,14 +147,14 @@ impl App {
             let mut violations = Violations::default();
             let project_id = violations.project(caller, project_id);
             let limit = page.limit(&mut violations) as usize;
-            let cursor = violations.parse_some::<EndpointCursor>("cursor", &page.cursor);
+            let cursor = violations.parse_some::<IdCursor<EndpointId>>("cursor", &page.cursor);
             let project_id = violations.finish(project_id)?;
             caller.require_project(&project_id)?;
             let entries = self
                 .directory
                 .project(&project_id)
                 .ok_or_else(|| unknown_project(&project_id))?;
-            Ok(page_of(entries, cursor, limit))
+            Ok(page_of(entries, |entry| entry.endpoint.id, cursor, limit))
         })
         .await
     }
@@ -428,51 +425,6 @@ impl EndpointUpdate {
             active: self.names("active").then_some(self.active),
             expected_revision: self.expected_revision,
         })
-    }
-}
-
-/// Up to `limit` entries that are older than the cursor, newest first: ids sort by time of creation.
-fn page_of(
-    mut entries: Vec<Arc<Entry>>,
-    cursor: Option<EndpointCursor>,
-    limit: usize,
-) -> (Vec<Arc<Entry>>, Option<String>) {
-    entries.sort_unstable_by_key(|entry| std::cmp::Reverse(entry.endpoint.id));
-    let start = cursor.map_or(0, |cursor| {
-        entries.partition_point(|entry| entry.endpoint.id >= cursor.0)
-    });
-    let mut page = entries.split_off(start);
-    let more = page.len() > limit;
-    page.truncate(limit);
-    let next = page
-        .last()
-        .filter(|_| more)
-        .map(|last| EndpointCursor(last.endpoint.id).to_string());
-    (page, next)
-}
-
-/// The last endpoint of a page. As text it is opaque to clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct EndpointCursor(EndpointId);
-
-/// A text is not a cursor that was given out here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be a cursor of an earlier page")]
-struct InvalidCursor;
-
-impl fmt::Display for EndpointCursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&URL_SAFE_NO_PAD.encode(self.0.to_string()))
-    }
-}
-
-impl FromStr for EndpointCursor {
-    type Err = InvalidCursor;
-
-    fn from_str(text: &str) -> Result<Self, InvalidCursor> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| InvalidCursor)?;
-        let id = std::str::from_utf8(&bytes).map_err(|_| InvalidCursor)?;
-        id.parse().map(Self).map_err(|_| InvalidCursor)
     }
 }
 

@@ -8,8 +8,8 @@ use cuitty_webhooks_domain::delivery::{DeliveryEvent, Requested};
 use cuitty_webhooks_domain::ids::EndpointId;
 use cuitty_webhooks_domain::names::ProjectId;
 use cuitty_webhooks_log::{EventBody, EventReader, Log, StoredEvent};
-use futures_util::Stream;
-use futures_util::stream;
+use futures_util::future::BoxFuture;
+use futures_util::{Stream, stream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
@@ -102,6 +102,8 @@ struct Subscription {
     events: broadcast::Receiver<Arc<Watched>>,
     filter: Filter,
     stop: CancellationToken,
+    /// Resolves when the watcher's key is revoked.
+    revoked: BoxFuture<'static, ()>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -113,7 +115,7 @@ impl Drop for Subscription {
 
 impl App {
     /// The delivery events of a project or an endpoint from now on. The stream ends with an error when its reader falls
-    /// behind, or when the service shuts down.
+    /// behind, when its key is revoked, or when the service shuts down.
     #[tracing::instrument(name = "api.watch_deliveries", skip_all)]
     pub(crate) async fn watch_deliveries(
         &self,
@@ -125,12 +127,12 @@ impl App {
             caller.require(Scope::Read)?;
             let (project_id, endpoint_id) =
                 self.scope_of(caller, project_id, endpoint_id, Violations::default())?;
-            self.watches
-                .subscribe(Filter {
-                    project_id,
-                    endpoint_id,
-                })
-                .await
+            let filter = Filter {
+                project_id,
+                endpoint_id,
+            };
+            let revoked = Box::pin(self.keys.revoked(caller));
+            self.watches.subscribe(filter, revoked).await
         })
         .await
     }
@@ -158,6 +160,7 @@ impl WatchHub {
     async fn subscribe(
         &self,
         filter: Filter,
+        revoked: BoxFuture<'static, ()>,
     ) -> Result<impl Stream<Item = Result<Arc<Watched>, AppError>> + Send + use<>, AppError> {
         if self.shared.stop.is_cancelled() {
             return Err(AppError::ShuttingDown);
@@ -184,6 +187,7 @@ impl WatchHub {
                 events,
                 filter,
                 stop,
+                revoked,
                 _permit: permit,
             }),
             next,
@@ -199,6 +203,7 @@ async fn next(
     loop {
         let received = tokio::select! {
             () = subscription.stop.cancelled() => return Some((Err(AppError::ShuttingDown), None)),
+            () = &mut subscription.revoked => return Some((Err(AppError::WrongKey), None)),
             received = subscription.events.recv() => received,
         };
         match received {

@@ -1,3 +1,4 @@
+mod api_key;
 mod golden;
 mod replay;
 mod round_trip;

@@ -7,7 +7,7 @@ use crate::topology::{CONTROL_STREAM, LANES_BUCKET, STREAM};
 use crate::work::durable_name;
 use crate::{Log, LogConfig, LogError, StreamState, Topology};
 
-const STREAMS: [&str; 7] = [
+const STREAMS: [&str; 8] = [
     "WEBHOOKS",
     "WEBHOOKS_CONTROL",
     "WEBHOOKS_INGEST",
@@ -15,6 +15,7 @@ const STREAMS: [&str; 7] = [
     "KV_WEBHOOKS_DISPATCHERS",
     "KV_WEBHOOKS_LANES",
     "KV_WEBHOOKS_CANCELLATIONS",
+    "KV_WEBHOOKS_API_KEY_USES",
 ];
 
 fn states(topology: &Topology) -> Vec<(&str, &StreamState)> {

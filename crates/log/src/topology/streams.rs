@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_nats::jetstream::stream::{Compression, Config, DiscardPolicy, RetentionPolicy, StorageType};
 
 use super::{
-    CANCELLATIONS_BUCKET, CONTROL_STREAM, DISPATCHERS_BUCKET, IDEMPOTENCY_BUCKET, INGEST_STREAM,
-    LANES_BUCKET, PARTITIONS_KEY, STREAM,
+    API_KEY_USES_BUCKET, CANCELLATIONS_BUCKET, CONTROL_STREAM, DISPATCHERS_BUCKET, IDEMPOTENCY_BUCKET,
+    INGEST_STREAM, LANES_BUCKET, PARTITIONS_KEY, STREAM,
 };
 use crate::config::LogConfig;
 
@@ -96,6 +96,7 @@ pub(super) fn wanted(config: &LogConfig) -> Vec<Config> {
             ..bucket(LANES_BUCKET, Duration::ZERO)
         },
         bucket(CANCELLATIONS_BUCKET, CANCELLATION_MAX_AGE),
+        bucket(API_KEY_USES_BUCKET, Duration::ZERO),
     ]
 }
 

@@ -225,10 +225,5 @@ impl Checks<'_> {
             "sealing.keys",
             "must hold at least one key, <id>:<base64 of 32 random bytes>: signing secrets are sealed with it",
         );
-        self.require(
-            !roles.contains(&Role::Api) || self.config.api.admin_key.is_some(),
-            "api.admin_key",
-            "must be set: no call is let in without a key",
-        );
     }
 }

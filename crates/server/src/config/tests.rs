@@ -124,13 +124,14 @@ fn all_problems_are_listed_at_once() {
         ("CUITTY_WEBHOOKS__SHUTDOWN__TIME_OUT", "1s"),
         ("CUITTY_WEBHOOKS__LOG__COMPRESSION", "maybe"),
         ("CUITTY_WEBHOOKS__DISPATCHER__MAX_IN_FLIGHT", "0"),
+        ("CUITTY_WEBHOOKS__API__ADMIN_KEY", "short"),
     ]);
     let mut found = problems(&sources, &[Role::Api]);
     found.sort_by(|a, b| a.0.cmp(&b.0));
     let from_file = || Origin::File(path.clone());
     let from_environment = |name: &str| Origin::Environment(format!("CUITTY_WEBHOOKS__{name}"));
     let expected = [
-        ("api.admin_key", Origin::Default),
+        ("api.admin_key", from_environment("API__ADMIN_KEY")),
         (
             "dispatcher.max_in_flight",
             from_environment("DISPATCHER__MAX_IN_FLIGHT"),

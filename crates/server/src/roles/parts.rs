@@ -11,7 +11,7 @@ use cuitty_webhooks_domain::Clock;
 use cuitty_webhooks_domain::seal::KeyRing;
 use cuitty_webhooks_history::{HistoryError, Store, StoreConfig};
 use cuitty_webhooks_log::directory::Directory;
-use cuitty_webhooks_log::{Cancellations, Lanes, Log};
+use cuitty_webhooks_log::{ApiKeys, Cancellations, Lanes, Log};
 use cuitty_webhooks_projector::Projector;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -20,9 +20,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::Edge;
+use super::{Edge, Role};
 use crate::admin::Health;
-use crate::cmd::about;
+use crate::cmd::{about, print};
 use crate::config::Config;
 use crate::shutdown::Shutdown;
 
@@ -39,6 +39,8 @@ pub(super) struct Parts<'a> {
     config: &'a Config,
     log: Log,
     directory: Directory,
+    /// Only with the role that asks for them.
+    api_keys: Option<ApiKeys>,
     lanes: Lanes,
     cancellations: Cancellations,
     history: History,
@@ -67,6 +69,11 @@ impl<'a> Parts<'a> {
         // Read until the roles have drained, so it follows the log until the hard end.
         let directory = Directory::start(&log, shutdown.hard.clone()).await?;
         let _ = health.directory.set(directory.clone());
+        let api_keys = if health.roles.contains(&Role::Api) {
+            Some(ApiKeys::start(&log, shutdown.hard.clone()).await?)
+        } else {
+            None
+        };
         let lanes = Lanes::start(&log, shutdown.hard.clone()).await?;
         let cancellations = Cancellations::start(&log, shutdown.hard.clone()).await?;
         let Edge { clock, rng } = edge;
@@ -76,6 +83,7 @@ impl<'a> Parts<'a> {
             config,
             log,
             directory,
+            api_keys,
             lanes,
             cancellations,
             history,
@@ -157,6 +165,7 @@ impl<'a> Parts<'a> {
         listener: TcpListener,
     ) -> anyhow::Result<impl Future<Output = Ended> + Send + use<>> {
         let (directory, keys) = self.delivering()?;
+        let api_keys = self.api_keys.clone().context("the role api was not asked for")?;
         let (config, policy) = (self.config.api.clone(), self.config.policy());
         let (log, clock, rng) = (self.log.clone(), self.clock, self.fork_rng());
         let history = self.history.0.subscribe();
@@ -165,6 +174,7 @@ impl<'a> Parts<'a> {
             config,
             log,
             directory,
+            api_keys,
             lanes,
             cancellations,
             history,
@@ -174,7 +184,13 @@ impl<'a> Parts<'a> {
             rng,
         )?;
         let Shutdown { soft, hard } = self.shutdown.clone();
-        Ok(async move { Ok(api.run(listener, soft, hard).await?) })
+        Ok(async move {
+            if let Some(key) = api.make_first_key().await? {
+                // To standard output, where no log line goes: it is stored nowhere.
+                print(&format!("admin API key, shown only this once: {}", key.expose()))?;
+            }
+            Ok(api.run(listener, soft, hard).await?)
+        })
     }
 
     fn delivering(&self) -> anyhow::Result<(Directory, KeyRing)> {

@@ -2,57 +2,6 @@ use super::*;
 use crate::testing::{endpoint, now};
 use cuitty_webhooks_domain::endpoint::{DisabledReason, EndpointChange};
 
-fn entry(seed: u64) -> Arc<Entry> {
-    Arc::new(Entry {
-        endpoint: endpoint(seed),
-        sequence: seed,
-        partition: 0,
-    })
-}
-
-fn ids(page: &[Arc<Entry>]) -> Vec<EndpointId> {
-    page.iter().map(|entry| entry.endpoint.id).collect()
-}
-
-#[test]
-fn pages_cover_a_list_once_newest_first() {
-    let entries: Vec<_> = (0..7).map(entry).collect();
-    let mut expected = ids(&entries);
-    expected.sort_unstable_by_key(|&id| std::cmp::Reverse(id));
-    for limit in 1..=8 {
-        let (mut seen, mut cursor) = (Vec::new(), None);
-        loop {
-            let (page, next) = page_of(entries.clone(), cursor, limit);
-            assert!(page.len() <= limit);
-            seen.extend(ids(&page));
-            let Some(next) = next else { break };
-            cursor = Some(next.parse().unwrap());
-        }
-        assert_eq!(seen, expected, "pages of {limit}");
-    }
-}
-
-#[test]
-fn a_page_goes_on_after_an_endpoint_that_is_gone() {
-    let entries: Vec<_> = (0..3).map(entry).collect();
-    let (first, next) = page_of(entries.clone(), None, 1);
-    let left: Vec<_> = entries
-        .into_iter()
-        .filter(|entry| entry.endpoint.id != first[0].endpoint.id)
-        .collect();
-    let (rest, end) = page_of(left.clone(), Some(next.unwrap().parse().unwrap()), 5);
-    assert_eq!((rest.len(), end), (left.len(), None));
-}
-
-#[test]
-fn other_cursors_are_refused() {
-    let cursor = EndpointCursor(endpoint(1).id);
-    assert_eq!(cursor.to_string().parse(), Ok(cursor));
-    for text in ["x", "ep_01h455vb4pex5vsknk084sn02q", "bm90IGFuIGlk", "é"] {
-        assert_eq!(text.parse::<EndpointCursor>(), Err(InvalidCursor), "{text}");
-    }
-}
-
 fn update(fields: &[&str]) -> EndpointUpdate {
     EndpointUpdate {
         draft: EndpointDraft {

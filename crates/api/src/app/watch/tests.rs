@@ -34,6 +34,7 @@ fn watch(
         events: sender.subscribe(),
         filter,
         stop: stop.clone(),
+        revoked: Box::pin(std::future::pending()),
         _permit: permit,
     };
     (sender, Box::pin(stream::unfold(Some(subscription), next)))

@@ -18,6 +18,7 @@ mod doors;
 mod edges;
 mod egress;
 mod endpoints;
+mod event_types;
 mod failures;
 mod health;
 mod history;

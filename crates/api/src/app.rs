@@ -5,6 +5,7 @@ mod cancel;
 mod deliver;
 mod deliveries;
 mod endpoints;
+mod event_types;
 mod health;
 mod history;
 mod host;
@@ -27,7 +28,7 @@ use cuitty_webhooks_domain::names::ProjectId;
 use cuitty_webhooks_domain::rejection::{Rejection, Resource};
 use cuitty_webhooks_domain::seal::KeyRing;
 use cuitty_webhooks_log::directory::{Directory, Entry};
-use cuitty_webhooks_log::{ApiKeys, Cancellations, Idempotency, Lanes, Log, LogError, Replays};
+use cuitty_webhooks_log::{ApiKeys, Cancellations, EventTypes, Idempotency, Lanes, Log, LogError, Replays};
 use rand::rngs::StdRng;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
@@ -37,6 +38,7 @@ pub(crate) use self::api_keys::{ListedApiKey, NewApiKey};
 pub(crate) use self::deliver::{Accepted, NewMessage};
 pub(crate) use self::deliveries::DeliveryQuery;
 pub(crate) use self::endpoints::{EndpointUpdate, NewEndpoint, Rotation};
+pub(crate) use self::event_types::{EventTypeUpdate, NewEventType};
 pub(crate) use self::health::EndpointHealth;
 pub(crate) use self::history::History;
 use self::host::HostCheck;
@@ -59,6 +61,7 @@ pub struct App {
     api_keys: ApiKeys,
     lanes: Lanes,
     cancellations: Cancellations,
+    event_types: EventTypes,
     history: History,
     key_ring: KeyRing,
     policy: EgressPolicy,
@@ -95,6 +98,7 @@ impl App {
         api_keys: ApiKeys,
         lanes: Lanes,
         cancellations: Cancellations,
+        event_types: EventTypes,
         history: History,
         key_ring: KeyRing,
         policy: EgressPolicy,
@@ -111,6 +115,7 @@ impl App {
             api_keys,
             lanes,
             cancellations,
+            event_types,
             history,
             key_ring,
             policy,
@@ -144,6 +149,14 @@ impl App {
             .get(id)
             .filter(|entry| entry.endpoint.deleted_at.is_none() && caller.sees(&entry.endpoint.project_id))
             .ok_or_else(|| unknown_endpoint(id))
+    }
+
+    /// The endpoints of a project, newest first. One that nothing was ever stored of is unknown.
+    fn endpoints_of(&self, project: &ProjectId) -> Result<Vec<Arc<Entry>>, AppError> {
+        self.directory
+            .project(project)
+            .or_else(|| self.event_types.knows(project).then(Vec::new))
+            .ok_or_else(|| unknown_project(project))
     }
 
     /// Ends every stream of delivery events, so that their connections can end.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use cuitty_webhooks_domain::names::EventType;
 use cuitty_webhooks_domain::rejection::{FieldViolation, Rejection, Resource};
 use cuitty_webhooks_history::HistoryError;
 use cuitty_webhooks_log::LogError;
@@ -26,6 +27,15 @@ pub(crate) enum AppError {
     /// The command is refused as it stands.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// The event type is not in use any more.
+    #[error("event_type is archived: no messages of {0} are accepted")]
+    EventTypeArchived(EventType),
+    /// The project wants to know its event types beforehand, and does not know this one.
+    #[error("event_type {}", unknown_text(.nearest))]
+    EventTypeUnknown {
+        /// Those it may have been meant to be, the most similar one first.
+        nearest: Vec<EventType>,
+    },
     /// The key stands for another request.
     #[error("the idempotency key was used for a different request in the last 24 hours")]
     IdempotencyKeyReused,
@@ -136,6 +146,8 @@ impl AppError {
             Self::Rejected(Rejection::PayloadTooLarge { .. }) => {
                 (INVALID, "payload_too_large", 413, Code::InvalidArgument)
             }
+            Self::EventTypeArchived(_) => (INVALID, "event_type_archived", 422, Code::FailedPrecondition),
+            Self::EventTypeUnknown { .. } => (INVALID, "event_type_unknown", 422, Code::InvalidArgument),
             Self::IdempotencyKeyReused => (CONFLICT, "idempotency_key_reused", 409, Code::AlreadyExists),
             Self::MissingKey => (AUTHENTICATION, "missing_api_key", 401, Code::Unauthenticated),
             Self::WrongKey => (AUTHENTICATION, "invalid_api_key", 401, Code::Unauthenticated),
@@ -199,6 +211,10 @@ impl AppError {
                     format!("must be at most {limit} bytes"),
                 )]
             }
+            Self::EventTypeArchived(_) => vec![FieldViolation::new("event_type", "is archived")],
+            Self::EventTypeUnknown { nearest } => {
+                vec![FieldViolation::new("event_type", unknown_text(nearest))]
+            }
             // The payload is the only part of a request that can be this large.
             Self::RequestTooLarge { limit } => {
                 let text = format!("must fit into a request of at most {limit} bytes");
@@ -249,6 +265,17 @@ impl AppError {
         } else {
             self.into_response()
         }
+    }
+}
+
+fn unknown_text(nearest: &[EventType]) -> String {
+    let names: Vec<_> = nearest.iter().map(|name| format!("`{name}`")).collect();
+    match names.as_slice() {
+        [] => "is not known in this project, which refuses unknown types".into(),
+        _ => format!(
+            "is not known in this project; known ones like it are {}",
+            names.join(", ")
+        ),
     }
 }
 

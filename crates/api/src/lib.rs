@@ -25,7 +25,7 @@ use cuitty_webhooks_domain::egress::EgressPolicy;
 use cuitty_webhooks_domain::seal::KeyRing;
 use cuitty_webhooks_history::Store;
 use cuitty_webhooks_log::directory::Directory;
-use cuitty_webhooks_log::{ApiKeys, Cancellations, Lanes, Log, LogError};
+use cuitty_webhooks_log::{ApiKeys, Cancellations, EventTypes, Lanes, Log, LogError};
 use rand::rngs::StdRng;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -70,6 +70,7 @@ impl Api {
         api_keys: ApiKeys,
         lanes: Lanes,
         cancellations: Cancellations,
+        event_types: EventTypes,
         history: watch::Receiver<Option<Store>>,
         key_ring: KeyRing,
         policy: EgressPolicy,
@@ -84,6 +85,7 @@ impl Api {
             api_keys,
             lanes,
             cancellations,
+            event_types,
             history,
             key_ring,
             policy,

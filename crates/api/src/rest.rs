@@ -3,6 +3,7 @@
 mod body;
 mod deliver;
 mod endpoints;
+mod event_types;
 mod model;
 mod rotate;
 mod status;
@@ -58,6 +59,7 @@ fn documented() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(endpoints::list_endpoints))
         .routes(routes!(deliver::deliver_message))
         .routes(routes!(rotate::rotate_secret))
+        .merge(event_types::routes())
 }
 
 /// The OpenAPI 3.1 document of everything REST, as indented JSON.

@@ -38,3 +38,18 @@ pub const DEFAULT_PAGE_SIZE: u32 = 50;
 pub const RUNNING_REPLAYS: usize = 100;
 /// Most deliveries per second of one replay.
 pub const REPLAY_RATE: u32 = 10_000;
+/// Event types of one project, archived ones too.
+pub const EVENT_TYPES: usize = 1000;
+/// Longest JSON Schema of an event type, in bytes (64 KiB).
+pub const SCHEMA_BYTES: usize = 64 * 1024;
+/// Longest example payload of an event type, in bytes (64 KiB).
+pub const EXAMPLE_BYTES: usize = 64 * 1024;
+/// Most subschemas and `enum` values of a JSON Schema, together.
+pub const SCHEMA_PARTS: usize = 1000;
+/// Most regular expressions of a JSON Schema.
+pub const SCHEMA_PATTERNS: usize = 100;
+/// How far one schema of a JSON Schema may apply others to the same value, by `$ref`, `allOf` and the like: so many, one
+/// through the other. All that it applies so, counted as often as it does, are at most [`SCHEMA_PARTS`].
+pub const SCHEMA_CHAIN: usize = 16;
+/// Deepest nesting of a payload that is checked against a JSON Schema.
+pub const CHECKED_DEPTH: usize = 64;

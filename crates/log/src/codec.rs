@@ -4,6 +4,7 @@ mod api_key;
 mod attempt;
 mod delivery;
 mod endpoint;
+mod event_type;
 mod fields;
 mod replay;
 #[cfg(test)]
@@ -15,6 +16,10 @@ pub(crate) use self::delivery::{decode_due, decode_requested, outcome_of};
 pub use self::delivery::{decode_event, encode_concluded, encode_due, encode_requested, encode_unmatched};
 pub(crate) use self::endpoint::changed_fields;
 pub use self::endpoint::{EndpointRecord, decode_endpoint, decode_endpoint_state, encode_endpoint};
+pub use self::event_type::{
+    EventTypeRecord, ProjectRecord, decode_event_type, decode_project, encode_event_type, encode_project,
+};
+pub(crate) use self::event_type::{decode_event_type_state, decode_project_state};
 pub use self::replay::{ReplayRecord, decode_replay, encode_replay};
 
 /// Stored bytes cannot be read. The message they are of is set aside; reading goes on behind it.

@@ -46,8 +46,8 @@ pub(crate) enum Followed {
 pub(crate) struct Follower {
     log: Log,
     stream: String,
-    /// Selects the subjects.
-    filter: &'static str,
+    /// Select the subjects.
+    filters: Vec<&'static str>,
     /// Sequence of the last message given.
     position: u64,
     /// Whether every subject's last message was given once, so that reading on from `position` is enough.
@@ -83,7 +83,7 @@ impl Follower {
             log: log.clone(),
             stream: stream.into(),
             // nats-server wants to be told that every subject is meant.
-            filter: ">",
+            filters: vec![">"],
             position: 0,
             complete: false,
             made_at: None,
@@ -96,7 +96,13 @@ impl Follower {
 
     /// Leaves out what `filter` does not select.
     pub(crate) fn only(self, filter: &'static str) -> Self {
-        Self { filter, ..self }
+        self.only_these([filter])
+    }
+
+    /// Leaves out what none of `filters`, which do not overlap, selects.
+    pub(crate) fn only_these(self, filters: impl Into<Vec<&'static str>>) -> Self {
+        let filters = filters.into();
+        Self { filters, ..self }
     }
 
     /// The next message or turn of events. After an error the follower is detached; calling again attaches it where it
@@ -149,7 +155,7 @@ impl Follower {
             let attaching = attach(
                 self.log.clone(),
                 self.stream.clone(),
-                self.filter,
+                self.filters.clone(),
                 known,
                 position,
             );
@@ -191,7 +197,7 @@ impl Follower {
 async fn attach(
     log: Log,
     name: String,
-    filter: &str,
+    filters: Vec<&'static str>,
     known: Option<i128>,
     position: Option<u64>,
 ) -> Result<Turn, LogError> {
@@ -220,9 +226,18 @@ async fn attach(
         },
         None => DeliverPolicy::LastPerSubject,
     };
+    // nats-server takes a single filter as such only.
+    let (filter_subject, filter_subjects) = match &filters[..] {
+        [filter] => ((*filter).to_owned(), Vec::new()),
+        several => (
+            String::new(),
+            several.iter().map(|&filter| filter.to_owned()).collect(),
+        ),
+    };
     let config = pull::Config {
         deliver_policy,
-        filter_subject: filter.into(),
+        filter_subject,
+        filter_subjects,
         ack_policy: AckPolicy::None,
         inactive_threshold: INACTIVE,
         memory_storage: true,

@@ -109,6 +109,14 @@ impl Idempotency {
         }
     }
 
+    /// What is remembered under `key`.
+    pub async fn recorded(&self, project_id: &ProjectId, key: &str) -> Result<Option<Record>, LogError> {
+        let key = entry_key(project_id, key);
+        let get = || async { self.store.get(key.as_str()).await.map_err(LogError::unavailable) };
+        let found = self.log.retried(get).await?;
+        Ok(found.map(|record| Record::decode(&record)).transpose()?)
+    }
+
     /// Records that `intent` was carried out, up to `log_sequence`.
     pub async fn complete(
         &self,

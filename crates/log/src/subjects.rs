@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use cuitty_webhooks_domain::ids::{ApiKeyId, DeliveryId, EndpointId, ReplayId};
-use cuitty_webhooks_domain::names::ProjectId;
+use cuitty_webhooks_domain::names::{EventType, ProjectId};
 use sha2::{Digest, Sha256};
 
 /// What a stored message holds: its header `Cuitty-Kind`.
@@ -28,11 +28,15 @@ pub enum Kind {
     Replay,
     /// An API key changed.
     ApiKey,
+    /// An event type changed.
+    EventType,
+    /// The settings of a project changed.
+    Project,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Requested,
         Self::Due,
         Self::Attempted,
@@ -42,6 +46,8 @@ impl Kind {
         Self::Endpoint,
         Self::Replay,
         Self::ApiKey,
+        Self::EventType,
+        Self::Project,
     ];
 
     /// The name in headers and metrics; for delivery facts also the last token of the subject.
@@ -56,6 +62,8 @@ impl Kind {
             Self::Endpoint => "endpoint",
             Self::Replay => "replay",
             Self::ApiKey => "api_key",
+            Self::EventType => "event_type",
+            Self::Project => "project",
         }
     }
 }
@@ -115,6 +123,18 @@ pub enum Subject {
         /// The key.
         key_id: ApiKeyId,
     },
+    /// An event type changed. Its name's dots are subject dots: a project has none, so that where the name begins is clear.
+    EventType {
+        /// Its project.
+        project_id: ProjectId,
+        /// Its name.
+        name: EventType,
+    },
+    /// The settings of a project changed.
+    Project {
+        /// The project.
+        project_id: ProjectId,
+    },
 }
 
 /// How an attempt ended.
@@ -155,6 +175,8 @@ impl Subject {
             Self::Endpoint { .. } => Kind::Endpoint,
             Self::Replay { .. } => Kind::Replay,
             Self::ApiKey { .. } => Kind::ApiKey,
+            Self::EventType { .. } => Kind::EventType,
+            Self::Project { .. } => Kind::Project,
         }
     }
 }
@@ -198,6 +220,8 @@ impl fmt::Display for Subject {
                 replay_id,
             } => write!(f, "webhooks.replay.{project_id}.{replay_id}"),
             Self::ApiKey { key_id } => write!(f, "webhooks.api_key.{key_id}"),
+            Self::EventType { project_id, name } => write!(f, "webhooks.event_type.{project_id}.{name}"),
+            Self::Project { project_id } => write!(f, "webhooks.project.{project_id}"),
         }
     }
 }
@@ -256,6 +280,13 @@ fn parse(text: &str) -> Option<Subject> {
         ("api_key", [key_id]) => Subject::ApiKey {
             key_id: key_id.parse().ok()?,
         },
+        ("event_type", [project_id, name @ ..]) => Subject::EventType {
+            project_id: project_id.parse().ok()?,
+            name: name.join(".").parse().ok()?,
+        },
+        ("project", [project_id]) => Subject::Project {
+            project_id: project_id.parse().ok()?,
+        },
         _ => return None,
     })
 }
@@ -302,6 +333,10 @@ pub const ENDPOINTS: &str = "webhooks.endpoint.>";
 pub const REPLAYS: &str = "webhooks.replay.>";
 /// Selects every API key's changes.
 pub const API_KEYS: &str = "webhooks.api_key.>";
+/// Selects every event type's changes.
+pub const EVENT_TYPES: &str = "webhooks.event_type.>";
+/// Selects every project's changes.
+pub const PROJECTS: &str = "webhooks.project.>";
 
 #[cfg(test)]
 mod tests {
@@ -320,8 +355,9 @@ mod tests {
     }
 
     fn subjects() -> impl Strategy<Value = Subject> {
-        (0u8..10, any::<u16>(), "[A-Za-z0-9_-]{1,64}", any::<u64>()).prop_map(
-            |(form, partition, project, seed)| {
+        let name = "[A-Za-z0-9_-]{1,20}(\\.[A-Za-z0-9_-]{1,20}){0,4}";
+        (0u8..12, any::<u16>(), "[A-Za-z0-9_-]{1,64}", any::<u64>(), name).prop_map(
+            |(form, partition, project, seed, name)| {
                 let project_id: ProjectId = project.parse().unwrap();
                 let endpoint_id = endpoint_id(seed);
                 match form {
@@ -358,6 +394,11 @@ mod tests {
                     8 => Subject::ApiKey {
                         key_id: ApiKeyId::from_uuid(endpoint_id.uuid()),
                     },
+                    9 => Subject::EventType {
+                        project_id,
+                        name: name.parse().unwrap(),
+                    },
+                    10 => Subject::Project { project_id },
                     _ => Subject::Endpoint {
                         project_id,
                         endpoint_id,
@@ -375,7 +416,7 @@ mod tests {
 
         #[test]
         fn every_spelling_that_parses_is_the_one_that_is_written(
-            text in "webhooks\\.(work|outcome|message|timer|endpoint|replay|api_key|x)(\\.[a-z0-9_+]{0,30}){1,5}",
+            text in "webhooks\\.(work|outcome|message|timer|endpoint|replay|api_key|event_type|project|x)(\\.[a-z0-9_+]{0,30}){1,5}",
         ) {
             if let Ok(subject) = text.parse::<Subject>() {
                 prop_assert_eq!(subject.to_string(), text);

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::field::{Empty, display};
 use tracing::{Instrument, Span};
 
-use self::message::Message;
+pub(super) use self::message::Message;
 pub(crate) use self::message::NewMessage;
 use self::once::Once;
 use super::{App, observed, unknown_endpoint, unknown_project};
@@ -57,6 +57,7 @@ impl App {
             let span = Span::current();
             span.record("project.id", message.project_id.as_str());
             span.record("event.type", message.event_type.as_str());
+            let message = self.vet_message(message).await?;
             let accepted = self.accept(message, permit).await?;
             span.record("message.id", display(accepted.message_id));
             span.record("log.seq", accepted.log_sequence);
@@ -83,6 +84,7 @@ impl App {
             let entry = self.endpoint(caller, endpoint_id)?;
             let project_id = entry.endpoint.project_id.clone();
             let message = Message::test(project_id, endpoint_id, event_type, idempotency_key)?;
+            let message = self.with_example(message);
             if let Some(reason) = entry.endpoint.disabled_reason {
                 let conflict = Rejection::Conflict {
                     resource: Resource::Endpoint,
@@ -161,14 +163,13 @@ impl App {
             if known.is_some_and(|e| e.endpoint.deleted_at.is_none() && e.endpoint.project_id == *project) {
                 return Ok(vec![id]);
             }
-            self.directory
-                .project(project)
-                .ok_or_else(|| unknown_project(project))?;
+            self.endpoints_of(project)?;
             return Err(unknown_endpoint(id));
         }
         let matching = self
             .directory
             .matching(project, &message.event_type)
+            .or_else(|| self.event_types.knows(project).then(Vec::new))
             .ok_or_else(|| unknown_project(project))?;
         if matching.len() > limits::FAN_OUT {
             let text = format!(

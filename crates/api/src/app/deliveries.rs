@@ -8,7 +8,7 @@ use cuitty_webhooks_domain::rejection::{Rejection, Resource};
 use cuitty_webhooks_history::{Cursor, DeliveryDetail, DeliveryFilter, Page, Store};
 
 use super::input::{PageInput, Violations};
-use super::{App, observed, unknown_endpoint, unknown_project};
+use super::{App, observed, unknown_endpoint};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
 
@@ -110,9 +110,7 @@ impl App {
         violations.finish(Some(()))?;
         if let Some(project) = &project {
             caller.require_project(project)?;
-            self.directory
-                .project(project)
-                .ok_or_else(|| unknown_project(project))?;
+            self.endpoints_of(project)?;
         }
         if let Some(id) = endpoint {
             let entry = self.directory.get(id).ok_or_else(|| unknown_endpoint(id))?;

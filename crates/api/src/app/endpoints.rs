@@ -18,7 +18,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::input::{PageInput, Violations};
 use super::page::{IdCursor, page_of};
-use super::{App, observed, unknown_project};
+use super::{App, observed};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
 
@@ -103,6 +103,7 @@ impl App {
             let (project_id, settings) = violations.finish(project_id.zip(settings))?;
             let signing_secret = self.secret(imported, scheme);
             caller.require_project(&project_id)?;
+            self.vet_subscriptions(&project_id, &settings.event_types, &[])?;
             self.host_check.vet(&settings.url).await?;
 
             let now = self.now();
@@ -150,10 +151,7 @@ impl App {
             let cursor = violations.parse_some::<IdCursor<EndpointId>>("cursor", &page.cursor);
             let project_id = violations.finish(project_id)?;
             caller.require_project(&project_id)?;
-            let entries = self
-                .directory
-                .project(&project_id)
-                .ok_or_else(|| unknown_project(&project_id))?;
+            let entries = self.endpoints_of(&project_id)?;
             Ok(page_of(entries, |entry| entry.endpoint.id, cursor, limit))
         })
         .await
@@ -171,9 +169,15 @@ impl App {
             caller.require(Scope::Manage)?;
             check_fields(&update.fields)?;
             let current = self.endpoint(caller, id)?;
-            if update.names("url") || update.names("kind") {
-                let settings = update.settings(&current.endpoint, &self.policy)?;
-                self.host_check.vet(&settings.url).await?;
+            let moved = update.names("url") || update.names("kind");
+            if moved || update.names("event_types") {
+                let endpoint = &current.endpoint;
+                let settings = update.settings(endpoint, &self.policy)?;
+                if moved {
+                    self.host_check.vet(&settings.url).await?;
+                }
+                let known = &endpoint.settings.event_types;
+                self.vet_subscriptions(&endpoint.project_id, &settings.event_types, known)?;
             }
             self.change(caller, id, |endpoint| update.command(endpoint, &self.policy))
                 .await

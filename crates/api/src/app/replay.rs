@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::input::Violations;
-use super::{App, observed, unknown_endpoint, unknown_project};
+use super::{App, observed, unknown_endpoint};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
 use crate::metrics as names;
@@ -275,9 +275,7 @@ impl App {
     fn check_scope(&self, caller: &Caller, filter: &ReplayFilter) -> Result<(), AppError> {
         let project_id = &filter.project_id;
         caller.require_project(project_id)?;
-        self.directory
-            .project(project_id)
-            .ok_or_else(|| unknown_project(project_id))?;
+        self.endpoints_of(project_id)?;
         if let Some(id) = filter.endpoint_id {
             let entry = self.endpoint(caller, id)?;
             if entry.endpoint.project_id != *project_id {

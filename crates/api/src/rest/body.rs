@@ -114,6 +114,11 @@ impl<'a> Members<'a> {
         self.violations.push(FieldViolation::new(field, message));
     }
 
+    /// Whether the member is there, be it null.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.members.iter().any(|(known, _)| known == name)
+    }
+
     /// The member as it stands in the body.
     pub(super) fn raw(&mut self, name: &str) -> Option<&'a RawValue> {
         let index = self.members.iter().position(|(known, _)| known == name)?;

@@ -82,7 +82,7 @@ pub fn decode_event(kind: Kind, body: Bytes) -> Result<DeliveryEvent, CodecError
             DeliveryEvent::Concluded(Box::new(decode_concluded(kind, body)?))
         }
         Kind::Unmatched => DeliveryEvent::Unmatched(decode_unmatched(body)?),
-        Kind::Endpoint | Kind::Replay | Kind::ApiKey => {
+        Kind::Endpoint | Kind::Replay | Kind::ApiKey | Kind::EventType | Kind::Project => {
             let message = format!("`{}` is not a fact about a delivery", kind.as_str());
             return Err(CodecError::Invalid {
                 field: "kind",

@@ -1,4 +1,5 @@
 mod api_key;
+mod event_type;
 mod golden;
 mod replay;
 mod round_trip;

@@ -94,6 +94,13 @@ impl<S: Fold> Kept<S> {
         matches!(tokio::time::timeout(timeout, reached).await, Ok(Ok(_)))
     }
 
+    /// Waits until `holds`, which is asked again whenever more is folded in.
+    pub(crate) async fn wait_until(&self, holds: impl Fn() -> bool) {
+        let mut applied = self.shared.applied.subscribe();
+        // Only ends early when nothing is folded in any more.
+        let _ = applied.wait_for(|_| holds()).await;
+    }
+
     /// Whether the log is being followed; a loss counts only after 5 s.
     pub(crate) fn is_live(&self) -> bool {
         let detached = *self

@@ -83,6 +83,7 @@ pub(super) fn wanted(config: &LogConfig) -> Vec<Config> {
                 "webhooks.event_type.>",
                 "webhooks.api_key.>",
                 "webhooks.replay.>",
+                "webhooks.project.>",
             ],
         ),
         Config {

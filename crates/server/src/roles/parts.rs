@@ -11,7 +11,7 @@ use cuitty_webhooks_domain::Clock;
 use cuitty_webhooks_domain::seal::KeyRing;
 use cuitty_webhooks_history::{HistoryError, Store, StoreConfig};
 use cuitty_webhooks_log::directory::Directory;
-use cuitty_webhooks_log::{ApiKeys, Cancellations, Lanes, Log};
+use cuitty_webhooks_log::{ApiKeys, Cancellations, EventTypes, Lanes, Log};
 use cuitty_webhooks_projector::Projector;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -43,6 +43,8 @@ pub(super) struct Parts<'a> {
     api_keys: Option<ApiKeys>,
     lanes: Lanes,
     cancellations: Cancellations,
+    /// Known to an API only.
+    event_types: Option<EventTypes>,
     history: History,
     clock: Clock,
     rng: Mutex<StdRng>,
@@ -66,6 +68,11 @@ impl<'a> Parts<'a> {
             );
         }
         let _ = health.log.set(log.clone());
+        let event_types = if health.roles.contains(&Role::Api) {
+            Some(EventTypes::start(&log, shutdown.hard.clone()).await?)
+        } else {
+            None
+        };
         // Read until the roles have drained, so it follows the log until the hard end.
         let directory = Directory::start(&log, shutdown.hard.clone()).await?;
         let _ = health.directory.set(directory.clone());
@@ -86,6 +93,7 @@ impl<'a> Parts<'a> {
             api_keys,
             lanes,
             cancellations,
+            event_types,
             history,
             clock,
             rng,
@@ -170,6 +178,7 @@ impl<'a> Parts<'a> {
         let (log, clock, rng) = (self.log.clone(), self.clock, self.fork_rng());
         let history = self.history.0.subscribe();
         let (lanes, cancellations) = (self.lanes.clone(), self.cancellations.clone());
+        let event_types = self.event_types.clone().context("event types are not followed")?;
         let api = Api::build(
             config,
             log,
@@ -177,6 +186,7 @@ impl<'a> Parts<'a> {
             api_keys,
             lanes,
             cancellations,
+            event_types,
             history,
             keys,
             policy,

@@ -36,15 +36,17 @@ pub(crate) struct NewMessage {
 
 /// A message whose fields are well formed.
 #[derive(Debug, Clone)]
-pub(super) struct Message {
-    pub(super) project_id: ProjectId,
-    pub(super) event_type: EventType,
-    pub(super) payload: Bytes,
+pub(in crate::app) struct Message {
+    pub(in crate::app) project_id: ProjectId,
+    pub(in crate::app) event_type: EventType,
+    pub(in crate::app) payload: Bytes,
     pub(super) endpoint_id: Option<EndpointId>,
-    pub(super) idempotency_key: String,
+    pub(in crate::app) idempotency_key: String,
     pub(super) content_type: String,
     pub(super) traceparent: String,
     pub(super) origin: Origin,
+    /// What a synthetic event says instead of the usual; not part of what is asked for.
+    pub(in crate::app) example: Option<Bytes>,
 }
 
 impl NewMessage {
@@ -87,6 +89,7 @@ impl NewMessage {
                 content_type,
                 traceparent: self.traceparent,
                 origin: Origin::Event,
+                example: None,
             });
         violations.finish(message)
     }
@@ -113,7 +116,13 @@ impl Message {
             content_type: JSON.to_owned(),
             traceparent: String::new(),
             origin: Origin::Test,
+            example: None,
         })
+    }
+
+    /// Whether the payload is JSON.
+    pub(in crate::app) fn is_json(&self) -> bool {
+        is_json(&self.content_type)
     }
 
     /// One request per endpoint. The payload is shared, not copied.
@@ -124,7 +133,9 @@ impl Message {
             ..
         } = intent;
         let payload = match self.origin {
-            Origin::Test => test_payload(&self.event_type, requested_at),
+            Origin::Test => {
+                (self.example.clone()).unwrap_or_else(|| test_payload(&self.event_type, requested_at))
+            }
             Origin::Event | Origin::Replay => self.payload.clone(),
         };
         let request_to = |&endpoint_id: &EndpointId| Requested {
@@ -159,7 +170,7 @@ impl Message {
     }
 
     /// Tells requests under one idempotency key apart. Every part is preceded by its length.
-    pub(super) fn fingerprint(&self) -> [u8; 32] {
+    pub(in crate::app) fn fingerprint(&self) -> [u8; 32] {
         let endpoint_id = self.endpoint_id.map(|id| id.uuid().into_bytes());
         let parts: [&[u8]; 5] = [
             self.project_id.as_str().as_bytes(),

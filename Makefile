@@ -11,14 +11,11 @@ NATS_VERSION := 2.14.6
 NATS_HASHES := \
 	--hash=sha256:6b571f9e4814132dbe931dbfa9551df01199e26136c2bd2f2e6257c1777d8e90 \
 	--hash=sha256:eb081f56c61c835f5c8000ce07751f580a15c5977b7053789bd620da4dbe43f9
-# The published library of Standard Webhooks for Python: tests verify with it what is signed here. It has no dependencies.
-STANDARDWEBHOOKS_VERSION := 1.1.0
-STANDARDWEBHOOKS_HASH := --hash=sha256:9a88d48a1f198be61517fc7ad328cf58ba02b73f0fbd8941d4213e9c0b6c2a61
 CARGO_DENY_VERSION := 0.20.2
 
 TOOLS := .tools
 NATS := $(TOOLS)/bin/nats-server
-STANDARDWEBHOOKS := $(TOOLS)/python/standardwebhooks/__init__.py
+PYTHON_TOOLS := $(TOOLS)/python/.installed
 CARGO_DENY := $(TOOLS)/bin/cargo-deny
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -54,11 +51,13 @@ fmt: ## Format the code
 	cargo fmt --all
 
 .PHONY: setup
-setup: $(NATS) $(STANDARDWEBHOOKS) ## Install what the tests need: nats-server and standardwebhooks (pinned), PostgreSQL 15 or newer and openssl (system packages)
+setup: $(NATS) $(PYTHON_TOOLS) ## Install what the tests need: nats-server and Python tools (pinned), PostgreSQL 15 or newer, openssl and curl (system packages)
 	@if ! command -v postgres >/dev/null && ! ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then \
 		$(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -y -qq postgresql; \
 	fi
-	@command -v openssl >/dev/null || { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -y -qq openssl; }
+	@for tool in openssl curl; do \
+		command -v $$tool >/dev/null || { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -y -qq $$tool; }; \
+	done
 
 # A nats-server on PATH is used when it is as new as the pinned one.
 $(NATS): Makefile
@@ -80,13 +79,10 @@ $(NATS): Makefile
 	touch -h $@; \
 	$@ --version
 
-$(STANDARDWEBHOOKS): Makefile
+$(PYTHON_TOOLS): tests/requirements.txt
 	@$(NEED_PIP); \
-	requirements=$$(mktemp); \
-	trap 'rm -f "$$requirements"' EXIT; \
-	echo 'standardwebhooks==$(STANDARDWEBHOOKS_VERSION) $(STANDARDWEBHOOKS_HASH)' > "$$requirements"; \
 	python3 -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes --upgrade \
-		--root-user-action ignore --target $(TOOLS)/python --requirement "$$requirements"
+		--root-user-action ignore --target $(TOOLS)/python --requirement tests/requirements.txt
 	@touch $@
 
 $(CARGO_DENY): Makefile

@@ -29,6 +29,13 @@ pub struct RestResponse {
 }
 
 impl RestResponse {
+    /// A header's value; empty when it is missing.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().expect("text"))
+    }
+
     /// The body as JSON.
     ///
     /// # Panics
@@ -73,13 +80,30 @@ impl RestClient {
 
     /// POST of a JSON body.
     pub async fn post(&self, path: &str, body: &Value) -> RestResponse {
-        self.send(
-            Method::POST,
-            path,
-            &[(CONTENT_TYPE.as_str(), "application/json")],
-            body.to_string(),
-        )
-        .await
+        self.send_json(Method::POST, path, &[], body).await
+    }
+
+    /// PATCH with a JSON body.
+    pub async fn patch(&self, path: &str, body: &Value) -> RestResponse {
+        self.send_json(Method::PATCH, path, &[], body).await
+    }
+
+    /// DELETE.
+    pub async fn delete(&self, path: &str) -> RestResponse {
+        self.send(Method::DELETE, path, &[], Bytes::new()).await
+    }
+
+    /// A JSON body with further headers.
+    pub async fn send_json(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &Value,
+    ) -> RestResponse {
+        let json = [(CONTENT_TYPE.as_str(), "application/json")];
+        self.send(method, path, &[&json, headers].concat(), body.to_string())
+            .await
     }
 
     /// Any request.

@@ -1,4 +1,12 @@
-//! The four REST routes, the document that describes them, and how they refuse.
+//! The REST routes of both surfaces, the document that describes them, and how they refuse.
+
+mod conditions;
+mod deliveries;
+mod endpoints;
+mod idempotency;
+mod limits;
+mod pages;
+mod schema;
 
 use harness::app::{PROJECT, TestApp};
 use harness::receiver::Receiver;
@@ -8,7 +16,7 @@ use serde_json::{Value, json};
 
 const DELIVER: &str = "/api/webhooks/deliver";
 
-fn error(response: &RestResponse) -> (u16, String, Vec<String>) {
+pub(crate) fn error(response: &RestResponse) -> (u16, String, Vec<String>) {
     let body = response.json();
     let fields = body["error"]["fields"].as_array().unwrap();
     let fields = fields
@@ -22,7 +30,7 @@ fn error(response: &RestResponse) -> (u16, String, Vec<String>) {
     )
 }
 
-fn refusal(status: u16, code: &str, fields: &[&str]) -> (u16, String, Vec<String>) {
+pub(crate) fn refusal(status: u16, code: &str, fields: &[&str]) -> (u16, String, Vec<String>) {
     (
         status,
         code.to_owned(),
@@ -261,11 +269,30 @@ async fn the_openapi_document_is_public_and_describes_every_route() {
     assert_eq!(response.status, 200);
     let document = response.json();
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+    let manage = "/manage/v1/webhooks";
+    let endpoint = &format!("{manage}/endpoints/{{endpoint_id}}");
+    let delivery = &format!("{manage}/deliveries/{{delivery_id}}");
+    let replay = &format!("{manage}/replays/{{replay_id}}");
     for (path, method) in [
         ("/api/webhooks/status", "get"),
         ("/api/webhooks/endpoints", "get"),
         (DELIVER, "post"),
         ("/api/webhooks/endpoints/{id}/rotate", "post"),
+        (&format!("{manage}/endpoints"), "get"),
+        (&format!("{manage}/endpoints"), "post"),
+        (endpoint, "get"),
+        (endpoint, "patch"),
+        (endpoint, "delete"),
+        (&format!("{endpoint}/rotate-secret"), "post"),
+        (&format!("{endpoint}/secrets/{{secret_id}}"), "delete"),
+        (&format!("{endpoint}/test"), "post"),
+        (&format!("{manage}/deliveries"), "get"),
+        (delivery, "get"),
+        (&format!("{delivery}/replay"), "post"),
+        (&format!("{delivery}/cancel"), "post"),
+        (&format!("{manage}/replays"), "post"),
+        (replay, "get"),
+        (replay, "delete"),
     ] {
         assert!(document["paths"][path][method].is_object(), "{method} {path}");
     }

@@ -10,8 +10,10 @@ mod health;
 mod history;
 mod host;
 mod input;
+mod keyed;
 mod page;
 mod replay;
+mod secrets;
 mod signatures;
 mod status;
 mod watch;
@@ -37,13 +39,15 @@ use tokio_util::task::TaskTracker;
 pub(crate) use self::api_keys::{ListedApiKey, NewApiKey};
 pub(crate) use self::deliver::{Accepted, NewMessage};
 pub(crate) use self::deliveries::DeliveryQuery;
-pub(crate) use self::endpoints::{EndpointUpdate, NewEndpoint, Rotation};
+pub(crate) use self::endpoints::{EndpointUpdate, NewEndpoint};
 pub(crate) use self::event_types::{EventTypeUpdate, NewEventType};
 pub(crate) use self::health::EndpointHealth;
 pub(crate) use self::history::History;
 use self::host::HostCheck;
 pub(crate) use self::input::PageInput;
+pub(crate) use self::keyed::Terms;
 pub(crate) use self::replay::{NewReplay, Started};
+pub(crate) use self::secrets::Rotation;
 pub use self::status::ServiceStatus;
 use self::status::StatusCache;
 use self::watch::WatchHub;
@@ -51,11 +55,13 @@ pub(crate) use self::watch::Watched;
 use crate::auth::{Caller, Keys};
 use crate::config::ApiConfig;
 use crate::error::AppError;
+use crate::limit::Limiter;
 use crate::{ApiError, metrics as names};
 
 /// Every command and question of the API.
 pub struct App {
     pub(crate) keys: Arc<Keys>,
+    pub(crate) limiter: Limiter,
     log: Log,
     directory: Directory,
     api_keys: ApiKeys,
@@ -108,6 +114,7 @@ impl App {
         let keys = Keys::configured(config.admin_key.clone()).and_issued(api_keys.clone(), clock);
         Ok(Self {
             keys: Arc::new(keys),
+            limiter: Limiter::new(config.rate_limit_per_second, config.rate_limit_burst),
             host_check: HostCheck::new(policy.clone(), &config.nameservers, config.resolve_timeout)?,
             watches: WatchHub::new(log.clone(), config.max_watchers, config.watch_buffer),
             log,

@@ -19,6 +19,10 @@ pub struct ApiConfig {
     pub max_streams_per_connection: u32,
     /// Messages being accepted at the same time; more are refused with 503 and a retry hint.
     pub max_concurrent_accepts: usize,
+    /// Calls a second that each key may make to this process, of any kind; more are refused with 429. 0 limits nothing.
+    pub rate_limit_per_second: u32,
+    /// Calls that a key may make at once, when it has made none for a while; 0 means as many as in a second.
+    pub rate_limit_burst: u32,
     /// `WatchDeliveries` streams at the same time.
     pub max_watchers: usize,
     /// Delivery events kept for watchers; one that falls behind by more is cut off.
@@ -52,6 +56,8 @@ impl Default for ApiConfig {
             max_connections: 4096,
             max_streams_per_connection: 1024,
             max_concurrent_accepts: 4096,
+            rate_limit_per_second: 10_000,
+            rate_limit_burst: 20_000,
             max_watchers: 64,
             watch_buffer: 4096,
             header_read_timeout: Duration::from_secs(10),

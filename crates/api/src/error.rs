@@ -39,6 +39,24 @@ pub(crate) enum AppError {
     /// The key stands for another request.
     #[error("the idempotency key was used for a different request in the last 24 hours")]
     IdempotencyKeyReused,
+    /// The endpoint is not at a revision that the caller asked for.
+    #[error("endpoint {id} is at revision {revision}, which is not what if-match names")]
+    PreconditionFailed {
+        /// The endpoint.
+        id: String,
+        /// Its revision now.
+        revision: u64,
+    },
+    /// The key has called too often.
+    #[error("the API key may make {per_second} calls a second; try again")]
+    RateLimited {
+        /// Calls a second that the key may make.
+        per_second: u32,
+        /// Calls that it may make at once, when it has made none for a while.
+        burst: u32,
+        /// When the next one is allowed.
+        retry_after: Duration,
+    },
     /// Nothing tells who calls.
     #[error("send an API key as `Authorization: Bearer <key>`")]
     MissingKey,
@@ -149,6 +167,8 @@ impl AppError {
             Self::EventTypeArchived(_) => (INVALID, "event_type_archived", 422, Code::FailedPrecondition),
             Self::EventTypeUnknown { .. } => (INVALID, "event_type_unknown", 422, Code::InvalidArgument),
             Self::IdempotencyKeyReused => (CONFLICT, "idempotency_key_reused", 409, Code::AlreadyExists),
+            Self::PreconditionFailed { .. } => (CONFLICT, "revision_mismatch", 412, Code::Aborted),
+            Self::RateLimited { .. } => (RATE_LIMIT, "rate_limited", 429, Code::ResourceExhausted),
             Self::MissingKey => (AUTHENTICATION, "missing_api_key", 401, Code::Unauthenticated),
             Self::WrongKey => (AUTHENTICATION, "invalid_api_key", 401, Code::Unauthenticated),
             Self::MissingScope(_) => (PERMISSION, "missing_scope", 403, Code::PermissionDenied),
@@ -230,13 +250,16 @@ impl AppError {
             Self::Rejected(
                 Rejection::NotFound { resource, id } | Rejection::Conflict { resource, id, .. },
             ) => Some((*resource, id)),
-            Self::Contended(id) => Some((Resource::Endpoint, id)),
+            Self::Contended(id) | Self::PreconditionFailed { id, .. } => Some((Resource::Endpoint, id)),
             _ => None,
         }
     }
 
     fn retry_after(&self) -> Option<Duration> {
-        matches!(self.row().kind, UNAVAILABLE | RATE_LIMIT).then_some(RETRY_HINT)
+        match self {
+            Self::RateLimited { retry_after, .. } => Some(*retry_after),
+            _ => matches!(self.row().kind, UNAVAILABLE | RATE_LIMIT).then_some(RETRY_HINT),
+        }
     }
 
     /// The error as gRPC puts it, with its details.
@@ -277,6 +300,11 @@ fn unknown_text(nearest: &[EventType]) -> String {
             names.join(", ")
         ),
     }
+}
+
+/// Rounded up: who waits that long does not come too early.
+fn whole_seconds(delay: Duration) -> u64 {
+    delay.as_secs() + u64::from(delay.subsec_nanos() > 0)
 }
 
 fn shorten(text: &str, max_chars: usize) -> String {
@@ -370,7 +398,15 @@ impl IntoResponse for AppError {
         let mut response = (row.http, axum::Json(body)).into_response();
         let headers = response.headers_mut();
         if let Some(delay) = self.retry_after() {
-            headers.insert(RETRY_AFTER, HeaderValue::from(delay.as_secs()));
+            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(delay)));
+        }
+        if let Self::RateLimited {
+            burst, retry_after, ..
+        } = self
+        {
+            headers.insert("ratelimit-limit", HeaderValue::from(burst));
+            headers.insert("ratelimit-remaining", HeaderValue::from(0));
+            headers.insert("ratelimit-reset", HeaderValue::from(whole_seconds(retry_after)));
         }
         if row.http == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

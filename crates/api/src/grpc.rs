@@ -34,6 +34,7 @@ use tower::{Service, ServiceExt};
 use crate::app::App;
 use crate::auth::{Caller, Keys};
 use crate::error::AppError;
+use crate::limit::Limiter;
 use crate::metrics as names;
 
 /// Largest message that is decoded, in bytes (1 MiB). Above the payload limit, so that a payload somewhat too large is
@@ -62,58 +63,65 @@ struct Door {
 /// Every gRPC service as routes, and what their health is told to.
 pub(crate) fn routes(app: &Arc<App>) -> Result<(Router, HealthReporter), tonic_reflection::server::Error> {
     let door = || Door { app: Arc::clone(app) };
+    let authenticate = Authenticate {
+        keys: Arc::clone(&app.keys),
+        limiter: app.limiter.clone(),
+    };
     let (reporter, health) = tonic_health::server::health_reporter();
     let mut routes = Router::new();
     routes = add(
         routes,
         keyed(
-            &app.keys,
+            &authenticate,
             EndpointServiceServer::new(door()).max_decoding_message_size(MESSAGE_BYTES),
         ),
     );
     routes = add(
         routes,
         keyed(
-            &app.keys,
+            &authenticate,
             MessageServiceServer::new(door()).max_decoding_message_size(MESSAGE_BYTES),
         ),
     );
     routes = add(
         routes,
         keyed(
-            &app.keys,
+            &authenticate,
             DeliveryServiceServer::new(door()).max_decoding_message_size(MESSAGE_BYTES),
         ),
     );
     routes = add(
         routes,
         keyed(
-            &app.keys,
+            &authenticate,
             EventTypeServiceServer::new(door()).max_decoding_message_size(MESSAGE_BYTES),
         ),
     );
     routes = add(
         routes,
         keyed(
-            &app.keys,
+            &authenticate,
             ApiKeyServiceServer::new(door()).max_decoding_message_size(MESSAGE_BYTES),
         ),
     );
     routes = add(routes, StatusServiceServer::new(door()));
     routes = add(routes, health);
-    Ok((with_reflection(routes, &app.keys)?, reporter))
+    Ok((with_reflection(routes, &authenticate)?, reporter))
 }
 
 /// Adds what tells of the services. It needs a key too: only status and health answer without one.
-fn with_reflection(routes: Router, keys: &Arc<Keys>) -> Result<Router, tonic_reflection::server::Error> {
+fn with_reflection(
+    routes: Router,
+    authenticate: &Authenticate,
+) -> Result<Router, tonic_reflection::server::Error> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(cuitty_webhooks_proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let routes = add(routes, keyed(keys, reflection().build_v1()?));
+    let routes = add(routes, keyed(authenticate, reflection().build_v1()?));
     // Older clients, such as grpcurl before 1.8.8, ask in the earlier version.
-    Ok(add(routes, keyed(keys, reflection().build_v1alpha()?)))
+    Ok(add(routes, keyed(authenticate, reflection().build_v1alpha()?)))
 }
 
 fn add<S>(router: Router, service: S) -> Router
@@ -130,15 +138,15 @@ where
 }
 
 /// A service that nobody calls without a key.
-fn keyed<S>(keys: &Arc<Keys>, service: S) -> InterceptedService<S, Authenticate> {
-    let keys = Arc::clone(keys);
-    InterceptedService::new(service, Authenticate { keys })
+fn keyed<S>(authenticate: &Authenticate, service: S) -> InterceptedService<S, Authenticate> {
+    InterceptedService::new(service, authenticate.clone())
 }
 
-/// Finds out who calls, before anything else of the call is looked at.
+/// Finds out who calls, and whether not too often, before anything else of the call is looked at.
 #[derive(Debug, Clone)]
 struct Authenticate {
     keys: Arc<Keys>,
+    limiter: Limiter,
 }
 
 impl Interceptor for Authenticate {
@@ -149,6 +157,7 @@ impl Interceptor for Authenticate {
             .inspect_err(|error| {
                 metrics::counter!(names::UNAUTHENTICATED, "code" => error.code()).increment(1);
             })?;
+        self.limiter.check(&caller)?;
         request.extensions_mut().insert(caller);
         Ok(request)
     }

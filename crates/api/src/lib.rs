@@ -10,6 +10,7 @@ mod auth;
 mod config;
 mod error;
 mod grpc;
+mod limit;
 pub mod metrics;
 mod rest;
 mod serve;

@@ -1,12 +1,20 @@
-//! The REST door: one file per route, each a translation to and from [`App`].
+//! The REST door: one file per resource, each a translation to and from [`App`]. Cuitty's own surface is `/api/webhooks`, the
+//! one for managing `/manage/v1/webhooks`; what is on both does the same.
 
 mod body;
+mod contract;
 mod deliver;
+mod deliveries;
 mod endpoints;
 mod event_types;
 mod model;
+mod query;
+mod replays;
 mod rotate;
+mod settings;
 mod status;
+mod terms;
+mod test_event;
 
 use std::sync::Arc;
 
@@ -22,7 +30,7 @@ use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::auth::Caller;
-use crate::error::AppError;
+use crate::error::{AppError, ErrorBody};
 use crate::metrics as names;
 
 /// Name of the security scheme in the OpenAPI document.
@@ -35,6 +43,7 @@ const API_KEY: &str = "api_key";
         description = "Signed webhook deliveries with retries and a full history. Errors: `{\"error\":{…}}` with the \
                        status that its code stands for; 503 and 429 carry `Retry-After`."
     ),
+    components(schemas(ErrorBody)),
     security(("api_key" = [])),
     modifiers(&ApiKeyScheme)
 )]
@@ -56,15 +65,32 @@ impl Modify for ApiKeyScheme {
 fn documented() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(status::get_status))
-        .routes(routes!(endpoints::list_endpoints))
+        .routes(routes!(endpoints::list_project_endpoints))
         .routes(routes!(deliver::deliver_message))
+        .routes(routes!(rotate::rotate_endpoint_secret))
+        .routes(routes!(endpoints::list_endpoints, endpoints::create_endpoint))
+        .routes(routes!(
+            endpoints::get_endpoint,
+            endpoints::update_endpoint,
+            endpoints::delete_endpoint
+        ))
         .routes(routes!(rotate::rotate_secret))
         .merge(event_types::routes())
+        .routes(routes!(rotate::revoke_secret))
+        .routes(routes!(test_event::send_test_event))
+        .routes(routes!(deliveries::list_deliveries))
+        .routes(routes!(deliveries::get_delivery))
+        .routes(routes!(deliveries::replay_delivery))
+        .routes(routes!(deliveries::cancel_delivery))
+        .routes(routes!(replays::start_replay))
+        .routes(routes!(replays::get_replay, replays::cancel_replay))
 }
 
 /// The OpenAPI 3.1 document of everything REST, as indented JSON.
 pub fn openapi() -> String {
-    documented().to_openapi().to_pretty_json().unwrap_or_default()
+    let mut document = documented().to_openapi();
+    contract::complete(&mut document);
+    document.to_pretty_json().unwrap_or_default()
 }
 
 /// Every REST route.
@@ -90,6 +116,7 @@ impl FromRequestParts<Arc<App>> for Key {
         let caller = app.keys.authenticate(&parts.headers).inspect_err(|error| {
             metrics::counter!(names::UNAUTHENTICATED, "code" => error.code()).increment(1);
         })?;
+        app.limiter.check(&caller)?;
         Ok(Self(caller))
     }
 }

@@ -148,6 +148,21 @@ impl DeliveryId {
     }
 }
 
+impl EndpointId {
+    /// The endpoint that the request with this id creates: always the same id, so that a request repeated after a crash
+    /// creates the same endpoint. The time bits are the request's.
+    pub fn created_by(request: MessageId) -> Self {
+        Self(derived(request.0, &[b"endpoint"]))
+    }
+}
+
+impl SecretId {
+    /// The secret that the request with this id makes: always the same id.
+    pub fn created_by(request: MessageId) -> Self {
+        Self(derived(request.0, &[b"secret"]))
+    }
+}
+
 /// A UUIDv7 with the time of `head`, and what follows it a hash of `head` and `parts`.
 fn derived(head: Uuid, parts: &[&[u8]]) -> Uuid {
     let start = Sha256::new().chain_update(head.as_bytes());
@@ -266,6 +281,19 @@ mod tests {
             prop_assert_eq!(DeliveryId::fanned_out(replay, message, endpoint), made[4]);
             prop_assert!(made.iter().all(|id| id.uuid().get_version_num() == 7));
             prop_assert_eq!(&made[1].to_string()[4..13], &replay.to_string()[4..13]);
+        }
+
+        #[test]
+        fn what_a_request_creates_has_the_same_ids_each_time(seed: u64) {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let now = DateTime::from_timestamp_millis(1_700_000_000_000).unwrap();
+            let (request, other) = (MessageId::new(now, &mut rng), MessageId::new(now, &mut rng));
+            let endpoint = EndpointId::created_by(request);
+            prop_assert_eq!(EndpointId::created_by(request), endpoint);
+            prop_assert_ne!(EndpointId::created_by(other), endpoint);
+            prop_assert_ne!(SecretId::created_by(request).uuid(), endpoint.uuid());
+            prop_assert_eq!(SecretId::created_by(request).uuid().get_version_num(), 7);
+            prop_assert_eq!(&endpoint.to_string()[3..12], &request.to_string()[4..13]);
         }
     }
 }

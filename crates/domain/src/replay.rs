@@ -167,6 +167,20 @@ pub struct Replay {
 }
 
 impl Replay {
+    /// As it was when it started.
+    #[must_use]
+    pub fn as_started(&self) -> Self {
+        Self {
+            cursor: None,
+            replayed: 0,
+            skipped: 0,
+            progress: ReplayProgress::Running,
+            reason: String::new(),
+            ended_at: None,
+            ..self.clone()
+        }
+    }
+
     /// The project whose replay it is.
     pub fn project_id(&self) -> &ProjectId {
         &self.selection.filter.project_id

@@ -383,8 +383,8 @@ impl Log {
         }
     }
 
-    /// The endpoint as the change at `sequence` left it.
-    async fn endpoint_at(&self, sequence: u64) -> Result<Option<Endpoint>, LogError> {
+    /// The endpoint as the change at `sequence` of the control stream left it; `None` when there is none.
+    pub async fn endpoint_at(&self, sequence: u64) -> Result<Option<Endpoint>, LogError> {
         let Some(message) = self.message_at(CONTROL_STREAM, sequence).await? else {
             return Ok(None);
         };

@@ -21,7 +21,7 @@ use crate::topology::IDEMPOTENCY_BUCKET;
 /// What a request with a key is about to do. Whoever repeats the request does exactly this.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intent {
-    /// Id of the message.
+    /// Id of the message; of a request that delivers none, its own: what it makes has ids that derive from it.
     pub message_id: MessageId,
     /// Where it goes; empty when nothing matched.
     pub endpoint_ids: Vec<EndpointId>,
@@ -36,7 +36,8 @@ pub struct Intent {
 pub struct Record {
     /// What the first request was about to do.
     pub intent: Intent,
-    /// Highest log sequence of the message, once all of it is stored; `None` when that is not known.
+    /// Highest log sequence of the message, once all of it is stored, or sequence of the state that a change led to;
+    /// `None` when that is not known.
     pub log_sequence: Option<u64>,
 }
 
@@ -92,6 +93,14 @@ impl Idempotency {
         })
     }
 
+    /// What is remembered under `key`; `None` while it is free. Claims nothing.
+    pub async fn recall(&self, project_id: &ProjectId, key: &str) -> Result<Option<Record>, LogError> {
+        let key = entry_key(project_id, key);
+        let get = || async { self.store.get(&key).await.map_err(LogError::unavailable) };
+        let found = self.log.retried(get).await?;
+        Ok(found.map(|bytes| Record::decode(&bytes)).transpose()?)
+    }
+
     async fn claim_once(&self, key: &str, record: &Bytes) -> Result<Claim, LogError> {
         match self.store.create(key, record.clone()).await {
             Ok(_) => return Ok(Claim::New),
@@ -107,14 +116,6 @@ impl Idempotency {
                 "an idempotency key expired while it was read".into(),
             )),
         }
-    }
-
-    /// What is remembered under `key`.
-    pub async fn recorded(&self, project_id: &ProjectId, key: &str) -> Result<Option<Record>, LogError> {
-        let key = entry_key(project_id, key);
-        let get = || async { self.store.get(key.as_str()).await.map_err(LogError::unavailable) };
-        let found = self.log.retried(get).await?;
-        Ok(found.map(|record| Record::decode(&record)).transpose()?)
     }
 
     /// Records that `intent` was carried out, up to `log_sequence`.

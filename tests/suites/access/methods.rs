@@ -181,7 +181,11 @@ fn entry(method: &str, ids: &Ids) -> Option<(Option<&'static str>, Vec<u8>)> {
         ),
         "EventTypeService/UpdateEventType" => {
             let event_type = Some(event_type);
-            ("manage", encoded(&v1::UpdateEventTypeRequest { event_type }))
+            let update = v1::UpdateEventTypeRequest {
+                event_type,
+                ..Default::default()
+            };
+            ("manage", encoded(&update))
         }
         "MessageService/Deliver" => ("deliver", encoded(&deliver)),
         "MessageService/DeliverBatch" => (

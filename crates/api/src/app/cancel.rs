@@ -9,6 +9,8 @@ use cuitty_webhooks_domain::ids::DeliveryId;
 use cuitty_webhooks_domain::rejection::{Rejection, Resource};
 use cuitty_webhooks_history::Store;
 
+use super::input::Violations;
+use super::keyed::{Answer, Keyed, Turn, fingerprint};
 use super::{App, observed};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
@@ -27,40 +29,63 @@ impl App {
         &self,
         caller: &Caller,
         id: DeliveryId,
-    ) -> Result<Delivery, AppError> {
+        idempotency_key: String,
+    ) -> Result<Answer<Delivery>, AppError> {
         observed("cancel_delivery", async {
             caller.require(Scope::Manage)?;
+            let mut violations = Violations::default();
+            violations.idempotency_key(&idempotency_key);
+            violations.finish(Some(()))?;
             let known = self.known_delivery(caller, id).await?;
-            let current = self.current(&known).await?;
-            if !current.is_cancellable()? {
-                return Ok(current);
-            }
-            let delivery = &current.delivery;
-            self.cancellations.cancel(delivery).await?;
-            let cancelled = Concluded {
-                delivery: delivery.clone(),
-                requested_sequence: current.requested_sequence,
-                attempt: None,
-                conclusion: Conclusion::Failed {
-                    reason: FailureReason::Cancelled,
-                },
-                at: self.now(),
+            let keyed = Keyed {
+                project_id: &known.delivery.delivery.project_id,
+                key: &idempotency_key,
+                fingerprint: fingerprint("cancel_delivery", &id),
             };
-            self.log.append_concluded(&cancelled).await?;
-            if let Err(error) = self.log.cancel_timers(id).await {
-                // A timer that fires for a delivery that has ended starts nothing.
-                tracing::warn!(%error, delivery.id = %id, "timers of a cancelled delivery not removed");
+            // What is cancelled stays cancelled: it may be asked for as often as one likes.
+            match self.claim(&keyed).await? {
+                Turn::Done(..) => Ok(Answer::replayed(self.current(&known).await?)),
+                Turn::First(intent) | Turn::Again(intent) => {
+                    let (delivery, sequence) = self.ended_by_cancelling(&known).await?;
+                    self.record_done(&keyed, &intent, sequence).await;
+                    Ok(Answer::first(delivery))
+                }
             }
-            let ended = self.current(&known).await?;
-            if ended.is_cancellable()? {
-                return Err(AppError::internal(
-                    "the log does not hold an end that it has stored",
-                ));
-            }
-            tracing::info!(delivery.id = %id, endpoint.id = %delivery.endpoint_id, "delivery cancelled");
-            Ok(ended)
         })
         .await
+    }
+
+    /// The delivery, cancelled, and a sequence that its end is stored at or before.
+    async fn ended_by_cancelling(&self, known: &Known) -> Result<(Delivery, u64), AppError> {
+        let current = self.current(known).await?;
+        if !current.is_cancellable()? {
+            return Ok((current, known.checkpoint));
+        }
+        let delivery = &current.delivery;
+        let id = delivery.delivery_id;
+        self.cancellations.cancel(delivery).await?;
+        let cancelled = Concluded {
+            delivery: delivery.clone(),
+            requested_sequence: current.requested_sequence,
+            attempt: None,
+            conclusion: Conclusion::Failed {
+                reason: FailureReason::Cancelled,
+            },
+            at: self.now(),
+        };
+        let sequence = self.log.append_concluded(&cancelled).await?.sequence;
+        if let Err(error) = self.log.cancel_timers(id).await {
+            // A timer that fires for a delivery that has ended starts nothing.
+            tracing::warn!(%error, delivery.id = %id, "timers of a cancelled delivery not removed");
+        }
+        let ended = self.current(known).await?;
+        if ended.is_cancellable()? {
+            return Err(AppError::internal(
+                "the log does not hold an end that it has stored",
+            ));
+        }
+        tracing::info!(delivery.id = %id, endpoint.id = %delivery.endpoint_id, "delivery cancelled");
+        Ok((ended, sequence))
     }
 
     /// What the history knows of a delivery. One that it does not know may be new: then it is waited for.

@@ -20,6 +20,7 @@ use tracing::{Instrument, Span};
 pub(super) use self::message::Message;
 pub(crate) use self::message::NewMessage;
 use self::once::Once;
+use super::keyed::{Answer, Keyed, Turn};
 use super::{App, observed, unknown_endpoint, unknown_project};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
@@ -75,7 +76,7 @@ impl App {
         endpoint_id: EndpointId,
         event_type: &str,
         idempotency_key: String,
-    ) -> Result<Delivery, AppError> {
+    ) -> Result<Answer<Delivery>, AppError> {
         observed("send_test_event", async {
             caller.require(Scope::Manage)?;
             let permit = Arc::clone(&self.accepts)
@@ -85,7 +86,13 @@ impl App {
             let project_id = entry.endpoint.project_id.clone();
             let message = Message::test(project_id, endpoint_id, event_type, idempotency_key)?;
             let message = self.with_example(message);
-            if let Some(reason) = entry.endpoint.disabled_reason {
+            let keyed = Keyed {
+                project_id: &message.project_id,
+                key: &message.idempotency_key,
+                fingerprint: message.fingerprint(),
+            };
+            let is_done = matches!(self.recall(&keyed).await?, Some(Turn::Done(..)));
+            if let Some(reason) = entry.endpoint.disabled_reason.filter(|_| !is_done) {
                 let conflict = Rejection::Conflict {
                     resource: Resource::Endpoint,
                     id: endpoint_id.to_string(),
@@ -99,7 +106,10 @@ impl App {
             let requested = requested
                 .first()
                 .ok_or_else(|| AppError::internal("a test event went to nobody"))?;
-            Ok(Delivery::requested(requested, accepted.log_sequence))
+            Ok(Answer {
+                value: Delivery::requested(requested, accepted.log_sequence),
+                is_replayed: accepted.duplicate,
+            })
         })
         .await
     }

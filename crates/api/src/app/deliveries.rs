@@ -70,7 +70,7 @@ impl App {
     ) -> Result<Page, AppError> {
         observed("list_deliveries", async {
             caller.require(Scope::Read)?;
-            let mut violations = Violations::default();
+            let mut violations = Violations::after(query.page.faults.clone());
             let limit = query.page.limit(&mut violations);
             let cursor = violations.parse_some::<Cursor>("cursor", &query.page.cursor);
             let event_type = violations.parse_some::<EventType>("event_type", &query.event_type);
@@ -128,6 +128,13 @@ impl App {
     pub(super) async fn await_history(&self, sequence: u64) -> Result<(), AppError> {
         if sequence == 0 {
             return Ok(());
+        }
+        // Nothing will ever pass what the log has not given out.
+        if let Ok((_, last)) = self.log.bounds().await
+            && sequence > last
+        {
+            let text = format!("must be a sequence of the log, which ends at {last}");
+            return Err(Rejection::field("min_log_sequence", text).into());
         }
         let wait = async |history: Store| history.wait_for(sequence, self.read_wait).await;
         if self.history.read(wait).await? {

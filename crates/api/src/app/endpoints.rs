@@ -3,22 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::egress::EgressPolicy;
-use cuitty_webhooks_domain::endpoint::{
-    self, Endpoint, EndpointCommand, EndpointDraft, EndpointSettings, Secret,
-};
+use cuitty_webhooks_domain::endpoint::{self, Endpoint, EndpointCommand, EndpointDraft, EndpointSettings};
 use cuitty_webhooks_domain::ids::{EndpointId, SecretId};
-use cuitty_webhooks_domain::limits;
-use cuitty_webhooks_domain::rejection::Rejection;
+use cuitty_webhooks_domain::rejection::{FieldViolation, Rejection};
 use cuitty_webhooks_domain::signing::{SignatureScheme, SigningSecret};
-use cuitty_webhooks_log::LogError;
 use cuitty_webhooks_log::directory::Entry;
+use cuitty_webhooks_log::{Intent, LogError};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::input::{PageInput, Violations};
+use super::keyed::{Answer, Keyed, Terms, Turn, fingerprint};
 use super::page::{IdCursor, page_of};
-use super::{App, observed};
+use super::secrets::{read_secret, scheme_of};
+use super::{App, observed, unknown_endpoint};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
 
@@ -37,6 +35,8 @@ pub(crate) struct NewEndpoint {
     pub(crate) signing_secret: String,
     /// `None` means what an imported secret is, else HMAC-SHA256.
     pub(crate) signature_scheme: Option<SignatureScheme>,
+    /// What the door has found wrong already.
+    pub(crate) faults: Vec<FieldViolation>,
 }
 
 /// What shall change about an endpoint.
@@ -48,19 +48,12 @@ pub(crate) struct EndpointUpdate {
     pub(crate) active: bool,
     /// Names of the fields to change.
     pub(crate) fields: Vec<String>,
+    /// Whether no field at all may be named.
+    pub(crate) may_be_empty: bool,
     /// Refuse unless the endpoint is still at this revision.
     pub(crate) expected_revision: Option<u64>,
-}
-
-/// How a secret shall be rotated.
-#[derive(Debug, Default)]
-pub(crate) struct Rotation {
-    /// How long the previous secret keeps signing; `None` means 24 h.
-    pub(crate) overlap_seconds: Option<u32>,
-    /// A secret to import; empty makes one.
-    pub(crate) signing_secret: String,
-    /// `None` means what an imported secret is, else that of the current one.
-    pub(crate) signature_scheme: Option<SignatureScheme>,
+    /// What the door has found wrong already.
+    pub(crate) faults: Vec<FieldViolation>,
 }
 
 /// A new endpoint. The secret is shown here and never again.
@@ -70,13 +63,6 @@ pub(crate) struct Created {
     pub(crate) log_sequence: u64,
 }
 
-/// A new secret. It is shown here and never again.
-pub(crate) struct Rotated {
-    pub(crate) signing_secret: SigningSecret,
-    pub(crate) secret_id: SecretId,
-    pub(crate) previous_expires_at: DateTime<Utc>,
-}
-
 impl App {
     /// Creates an endpoint with its first secret.
     #[tracing::instrument(name = "api.create_endpoint", skip_all)]
@@ -84,10 +70,12 @@ impl App {
         &self,
         caller: &Caller,
         new: NewEndpoint,
-    ) -> Result<Created, AppError> {
+        idempotency_key: String,
+    ) -> Result<Answer<Created>, AppError> {
         observed("create_endpoint", async {
             caller.require(Scope::Manage)?;
-            let mut violations = Violations::default();
+            let fingerprint = fingerprint("create_endpoint", &new);
+            let mut violations = Violations::after(new.faults);
             let project_id = violations.project(caller, &new.project_id);
             let settings = violations.absorb(new.draft.validate(&self.policy, project_id.as_ref()))?;
             let imported = read_secret(&new.signing_secret, new.signature_scheme, &mut violations);
@@ -100,29 +88,62 @@ impl App {
                     "signature_header",
                 ))?;
             }
+            violations.idempotency_key(&idempotency_key);
             let (project_id, settings) = violations.finish(project_id.zip(settings))?;
-            let signing_secret = self.secret(imported, scheme);
             caller.require_project(&project_id)?;
-            self.vet_subscriptions(&project_id, &settings.event_types, &[])?;
-            self.host_check.vet(&settings.url).await?;
-
-            let now = self.now();
-            let id = self.with_rng(|rng| EndpointId::new(now, rng));
-            let secret = self.seal(id, &signing_secret);
-            let (change, endpoint) = endpoint::create(id, project_id, settings, secret, now);
-            let log_sequence = self
+            let keyed = Keyed {
+                project_id: &project_id,
+                key: &idempotency_key,
+                fingerprint,
+            };
+            let checks = async {
+                self.vet_subscriptions(&project_id, &settings.event_types, &[])?;
+                Ok(self.host_check.vet(&settings.url).await?)
+            };
+            let turn = self.take_turn(&keyed, checks).await?;
+            let intent = match turn {
+                Turn::Done(intent, sequence) => {
+                    let id = EndpointId::created_by(intent.message_id);
+                    let endpoint = self.endpoint_at(id, sequence).await?;
+                    return Ok(Answer::replayed(self.created(endpoint, sequence, &intent)?));
+                }
+                Turn::First(intent) | Turn::Again(intent) => intent,
+            };
+            let now = intent.requested_at;
+            let id = EndpointId::created_by(intent.message_id);
+            let secret_id = SecretId::created_by(intent.message_id);
+            let secret = self.seal(id, secret_id, &self.secret(imported, scheme), now);
+            let (change, endpoint) = endpoint::create(id, project_id.clone(), settings, secret, now);
+            let appended = self
                 .log
                 .append_endpoint(&change, &endpoint, &caller.actor, 0)
-                .await?;
-            self.directory.wait_for(log_sequence, DIRECTORY_WAIT).await;
-            tracing::info!(endpoint.id = %id, log.seq = log_sequence, "endpoint created");
-            Ok(Created {
-                endpoint,
-                signing_secret,
-                log_sequence,
-            })
+                .await;
+            let (endpoint, sequence) = match appended {
+                Ok(sequence) => {
+                    self.directory.wait_for(sequence, DIRECTORY_WAIT).await;
+                    tracing::info!(endpoint.id = %id, log.seq = sequence, "endpoint created");
+                    (endpoint, sequence)
+                }
+                // A call with the same key has done it already.
+                Err(error @ LogError::Conflict { .. }) => {
+                    self.await_change(id, 0).await;
+                    let entry = self.directory.get(id).ok_or(error)?;
+                    (entry.endpoint.clone(), entry.sequence)
+                }
+                Err(error) => return Err(error.into()),
+            };
+            self.record_done(&keyed, &intent, sequence).await;
+            Ok(Answer::first(self.created(endpoint, sequence, &intent)?))
         })
         .await
+    }
+
+    fn created(&self, endpoint: Endpoint, log_sequence: u64, intent: &Intent) -> Result<Created, AppError> {
+        Ok(Created {
+            signing_secret: self.opened(&endpoint, SecretId::created_by(intent.message_id))?,
+            endpoint,
+            log_sequence,
+        })
     }
 
     /// One endpoint.
@@ -145,7 +166,7 @@ impl App {
     ) -> Result<(Vec<Arc<Entry>>, Option<String>), AppError> {
         observed("list_endpoints", async {
             caller.require(Scope::Read)?;
-            let mut violations = Violations::default();
+            let mut violations = Violations::after(page.faults.clone());
             let project_id = violations.project(caller, project_id);
             let limit = page.limit(&mut violations) as usize;
             let cursor = violations.parse_some::<IdCursor<EndpointId>>("cursor", &page.cursor);
@@ -164,118 +185,130 @@ impl App {
         caller: &Caller,
         id: EndpointId,
         update: EndpointUpdate,
-    ) -> Result<Endpoint, AppError> {
+        terms: Terms,
+    ) -> Result<Answer<Endpoint>, AppError> {
         observed("update_endpoint", async {
             caller.require(Scope::Manage)?;
-            check_fields(&update.fields)?;
-            let current = self.endpoint(caller, id)?;
-            let moved = update.names("url") || update.names("kind");
-            if moved || update.names("event_types") {
-                let endpoint = &current.endpoint;
-                let settings = update.settings(endpoint, &self.policy)?;
-                if moved {
-                    self.host_check.vet(&settings.url).await?;
-                }
-                let known = &endpoint.settings.event_types;
-                self.vet_subscriptions(&endpoint.project_id, &settings.event_types, known)?;
+            if !(update.may_be_empty && update.fields.is_empty()) {
+                check_fields(&update.fields)?;
             }
-            self.change(caller, id, |endpoint| update.command(endpoint, &self.policy))
-                .await
+            let known = self.known_endpoint(caller, id)?;
+            let keyed = Keyed {
+                project_id: &known.endpoint.project_id,
+                key: &terms.idempotency_key,
+                fingerprint: fingerprint("update_endpoint", &(id, &update)),
+            };
+            let checks = async {
+                let current = self.endpoint(caller, id)?;
+                self.check_update(&current.endpoint, &update, &terms).await
+            };
+            let turn = self.take_turn(&keyed, checks).await?;
+            let intent = match self.settled(&keyed, turn).await? {
+                Turn::Done(_, sequence) => {
+                    return Ok(Answer::replayed(self.endpoint_at(id, sequence).await?));
+                }
+                Turn::First(intent) | Turn::Again(intent) => intent,
+            };
+            let command = |endpoint: &Endpoint| {
+                terms.check(endpoint)?;
+                update.command(endpoint, &self.policy).map(Some)
+            };
+            let (endpoint, sequence) = self.change(caller, id, command).await?;
+            self.record_done(&keyed, &intent, sequence).await;
+            Ok(Answer::first(endpoint))
         })
         .await
+    }
+
+    /// Everything that is wrong with an update of `endpoint`.
+    async fn check_update(
+        &self,
+        endpoint: &Endpoint,
+        update: &EndpointUpdate,
+        terms: &Terms,
+    ) -> Result<(), AppError> {
+        let mut violations = Violations::after(update.faults.clone());
+        violations.idempotency_key(&terms.idempotency_key);
+        let settings = if update.changes_settings() {
+            violations.absorb(update.settings(endpoint, &self.policy))?
+        } else {
+            None
+        };
+        violations.finish(Some(()))?;
+        terms.check(endpoint)?;
+        if let Some(settings) = settings {
+            let known = &endpoint.settings.event_types;
+            self.vet_subscriptions(&endpoint.project_id, &settings.event_types, known)?;
+            if update.names("url") || update.names("kind") {
+                self.host_check.vet(&settings.url).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Deletes an endpoint: it takes no new deliveries, those accepted before are still made.
     #[tracing::instrument(name = "api.delete_endpoint", skip_all, fields(endpoint.id = %id))]
-    pub(crate) async fn delete_endpoint(&self, caller: &Caller, id: EndpointId) -> Result<(), AppError> {
+    pub(crate) async fn delete_endpoint(
+        &self,
+        caller: &Caller,
+        id: EndpointId,
+        terms: Terms,
+    ) -> Result<Answer<()>, AppError> {
         observed("delete_endpoint", async {
             caller.require(Scope::Manage)?;
-            self.change(caller, id, |_| Ok(EndpointCommand::Delete)).await?;
-            Ok(())
-        })
-        .await
-    }
-
-    /// Makes a new secret current; the previous one keeps signing until the overlap ends.
-    #[tracing::instrument(name = "api.rotate_secret", skip_all, fields(endpoint.id = %id))]
-    pub(crate) async fn rotate_secret(
-        &self,
-        caller: &Caller,
-        id: EndpointId,
-        rotation: Rotation,
-    ) -> Result<Rotated, AppError> {
-        observed("rotate_secret", async {
-            caller.require(Scope::Manage)?;
             let mut violations = Violations::default();
-            let imported = read_secret(
-                &rotation.signing_secret,
-                rotation.signature_scheme,
-                &mut violations,
-            );
-            let overlap = rotation
-                .overlap_seconds
-                .unwrap_or(limits::DEFAULT_OVERLAP_SECONDS);
-            if overlap > limits::OVERLAP_SECONDS {
-                violations.add(
-                    "overlap_seconds",
-                    format!("must be 0 to {}", limits::OVERLAP_SECONDS),
-                );
-            }
+            violations.idempotency_key(&terms.idempotency_key);
             violations.finish(Some(()))?;
-            let current = self.endpoint(caller, id)?;
-            let scheme = scheme_of(imported.as_ref(), rotation.signature_scheme)
-                .unwrap_or_else(|| current.endpoint.signature_scheme());
-            let signing_secret = self.secret(imported, scheme);
-            let secret = self.seal(id, &signing_secret);
-            let secret_id = secret.id;
-            let overlap = Duration::from_secs(overlap.into());
-            let rotate = |_: &Endpoint| {
-                Ok(EndpointCommand::RotateSecret {
-                    secret: secret.clone(),
-                    overlap,
-                })
+            let known = self.known_endpoint(caller, id)?;
+            let keyed = Keyed {
+                project_id: &known.endpoint.project_id,
+                key: &terms.idempotency_key,
+                fingerprint: fingerprint("delete_endpoint", &id),
             };
-            let endpoint = self.change(caller, id, rotate).await?;
-            // The change was made at the endpoint's new `updated_at`.
-            let previous_expires_at = endpoint.updated_at + overlap;
-            Ok(Rotated {
-                signing_secret,
-                secret_id,
-                previous_expires_at,
-            })
+            let checks = async { terms.check(&self.endpoint(caller, id)?.endpoint) };
+            let turn = self.take_turn(&keyed, checks).await?;
+            let intent = match self.settled(&keyed, turn).await? {
+                Turn::Done(..) => return Ok(Answer::replayed(())),
+                // Deleted is deleted, whoever did it.
+                Turn::Again(_) if self.endpoint(caller, id).is_err() => return Ok(Answer::replayed(())),
+                Turn::First(intent) | Turn::Again(intent) => intent,
+            };
+            let delete = |endpoint: &Endpoint| {
+                terms.check(endpoint)?;
+                Ok(Some(EndpointCommand::Delete))
+            };
+            let (_, sequence) = self.change(caller, id, delete).await?;
+            self.record_done(&keyed, &intent, sequence).await;
+            Ok(Answer::first(()))
         })
         .await
     }
 
-    /// Ends the overlap of a previous secret now.
-    #[tracing::instrument(name = "api.revoke_secret", skip_all, fields(endpoint.id = %id))]
-    pub(crate) async fn revoke_secret(
-        &self,
-        caller: &Caller,
-        id: EndpointId,
-        secret_id: SecretId,
-    ) -> Result<Endpoint, AppError> {
-        observed("revoke_secret", async {
-            caller.require(Scope::Manage)?;
-            self.change(caller, id, |_| Ok(EndpointCommand::RevokeSecret { secret_id }))
-                .await
-        })
-        .await
+    /// The endpoint as the change at `sequence` left it.
+    pub(super) async fn endpoint_at(&self, id: EndpointId, sequence: u64) -> Result<Endpoint, AppError> {
+        let endpoint = self.log.endpoint_at(sequence).await?;
+        let endpoint = endpoint.filter(|endpoint| endpoint.id == id);
+        endpoint.ok_or_else(|| AppError::internal("the log lacks a change that was recorded as made"))
     }
 
     /// Decides a command against the endpoint's state and appends what it changes, provided that nobody else has changed
-    /// the endpoint meanwhile; if so, decides anew on the newer state.
-    async fn change(
+    /// the endpoint meanwhile; if so, decides anew on the newer state. No command changes nothing. Returns the state after
+    /// it, and its sequence.
+    pub(super) async fn change(
         &self,
         caller: &Caller,
         id: EndpointId,
-        command: impl Fn(&Endpoint) -> Result<EndpointCommand, AppError>,
-    ) -> Result<Endpoint, AppError> {
+        command: impl Fn(&Endpoint) -> Result<Option<EndpointCommand>, AppError>,
+    ) -> Result<(Endpoint, u64), AppError> {
         for _ in 0..DECISIONS {
             let entry = self.endpoint(caller, id)?;
             let now = self.now();
-            let Some(change) = endpoint::decide(&entry.endpoint, command(&entry.endpoint)?, now)? else {
-                return Ok(entry.endpoint.clone());
+            let change = match command(&entry.endpoint)? {
+                Some(command) => endpoint::decide(&entry.endpoint, command, now)?,
+                None => None,
+            };
+            let Some(change) = change else {
+                return Ok((entry.endpoint.clone(), entry.sequence));
             };
             let endpoint = endpoint::evolve(entry.endpoint.clone(), &change, now);
             let appended = self
@@ -290,13 +323,21 @@ impl App {
                         "endpoint changed"
                     );
                     self.directory.wait_for(sequence, DIRECTORY_WAIT).await;
-                    return Ok(endpoint);
+                    return Ok((endpoint, sequence));
                 }
                 Err(LogError::Conflict { .. }) => self.await_change(id, entry.sequence).await,
                 Err(error) => return Err(error.into()),
             }
         }
         Err(AppError::Contended(id.to_string()))
+    }
+
+    /// The endpoint, deleted or not, unless it is none of the caller's business.
+    pub(super) fn known_endpoint(&self, caller: &Caller, id: EndpointId) -> Result<Arc<Entry>, AppError> {
+        self.directory
+            .get(id)
+            .filter(|entry| caller.sees(&entry.endpoint.project_id))
+            .ok_or_else(|| unknown_endpoint(id))
     }
 
     /// Returns when the directory's state of the endpoint is newer than `sequence`, or after a while.
@@ -315,50 +356,19 @@ impl App {
         };
         let _ = tokio::time::timeout(DIRECTORY_WAIT, newer).await;
     }
-
-    /// The secret given, or a new one.
-    fn secret(&self, imported: Option<SigningSecret>, scheme: SignatureScheme) -> SigningSecret {
-        imported.unwrap_or_else(|| self.with_rng(|rng| SigningSecret::generate_for(scheme, rng)))
-    }
-
-    fn seal(&self, endpoint_id: EndpointId, secret: &SigningSecret) -> Secret {
-        let created_at = self.now();
-        self.with_rng(|rng| {
-            let id = SecretId::new(created_at, rng);
-            let sealed = self.key_ring.seal(secret, endpoint_id, id, rng);
-            Secret {
-                id,
-                sealed,
-                created_at,
-                expires_at: None,
-            }
-        })
-    }
 }
 
-/// The secret to import, if there is one. Its text tells its scheme; another one that is asked for contradicts it.
-fn read_secret(
-    given: &str,
-    scheme: Option<SignatureScheme>,
-    violations: &mut Violations,
-) -> Option<SigningSecret> {
-    if given.is_empty() {
-        return None;
+impl Terms {
+    /// Refuses an endpoint that is at another revision.
+    pub(super) fn check(&self, endpoint: &Endpoint) -> Result<(), AppError> {
+        match &self.revisions {
+            Some(revisions) if !revisions.contains(&endpoint.revision) => Err(AppError::PreconditionFailed {
+                id: endpoint.id.to_string(),
+                revision: endpoint.revision,
+            }),
+            _ => Ok(()),
+        }
     }
-    let secret = SigningSecret::parse(given)
-        .map_err(|error| violations.add("signing_secret", error.to_string()))
-        .ok()?;
-    if let Some(other) = scheme.filter(|&scheme| scheme != secret.scheme()) {
-        let is = secret.scheme().as_str();
-        let message = format!("is `{}`, but signing_secret is one for `{is}`", other.as_str());
-        violations.add("signature_scheme", message);
-    }
-    Some(secret)
-}
-
-/// The scheme of a secret to be: that of the imported one, else the one asked for.
-fn scheme_of(imported: Option<&SigningSecret>, asked: Option<SignatureScheme>) -> Option<SignatureScheme> {
-    imported.map(SigningSecret::scheme).or(asked)
 }
 
 /// Refuses names of fields that cannot be changed.
@@ -383,6 +393,10 @@ fn check_fields(fields: &[String]) -> Result<(), Rejection> {
 impl EndpointUpdate {
     fn names(&self, field: &str) -> bool {
         self.fields.iter().any(|named| named == field)
+    }
+
+    fn changes_settings(&self) -> bool {
+        self.fields.iter().any(|field| field != "active")
     }
 
     /// The settings of `endpoint` with the named fields replaced, unchecked.
@@ -419,7 +433,7 @@ impl EndpointUpdate {
     /// What to do about `endpoint`. Settings that are not named are not checked again, so that an endpoint which the policy
     /// no longer allows can still be switched off.
     fn command(&self, endpoint: &Endpoint, policy: &EgressPolicy) -> Result<EndpointCommand, AppError> {
-        let settings = if self.fields.iter().any(|field| field != "active") {
+        let settings = if self.changes_settings() {
             self.settings(endpoint, policy)?
         } else {
             endpoint.settings.clone()

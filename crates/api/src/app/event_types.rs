@@ -346,7 +346,7 @@ impl App {
         }
         let keys = self.idempotency().await?;
         match keys
-            .recorded(&message.project_id, &message.idempotency_key)
+            .recall(&message.project_id, &message.idempotency_key)
             .await?
         {
             Some(record) if record.intent.fingerprint == message.fingerprint() => Ok(message),

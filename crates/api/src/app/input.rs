@@ -11,11 +11,29 @@ use crate::auth::Caller;
 
 /// Collects what is wrong with the fields of one request.
 #[derive(Debug, Default)]
-pub(crate) struct Violations(Vec<FieldViolation>);
+pub(crate) struct Violations {
+    found: Vec<FieldViolation>,
+    /// How many of them the door had found: nothing more is said of their fields, which could not even be read.
+    by_door: usize,
+}
 
 impl Violations {
+    /// Goes on collecting after the door.
+    pub(crate) fn after(faults: Vec<FieldViolation>) -> Self {
+        Self {
+            by_door: faults.len(),
+            found: faults,
+        }
+    }
+
     pub(crate) fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
-        self.0.push(FieldViolation::new(field, message));
+        let field = field.into();
+        if !self.found[..self.by_door]
+            .iter()
+            .any(|fault| fault.field == field)
+        {
+            self.found.push(FieldViolation::new(field, message));
+        }
     }
 
     /// The value of a field that must be given.
@@ -65,7 +83,9 @@ impl Violations {
         match result {
             Ok(value) => Ok(Some(value)),
             Err(Rejection::Invalid(violations)) => {
-                self.0.extend(violations);
+                for violation in violations {
+                    self.add(violation.field, violation.message);
+                }
                 Ok(None)
             }
             Err(other) => Err(other),
@@ -75,8 +95,8 @@ impl Violations {
     /// What was read, unless anything was wrong.
     pub(crate) fn finish<T>(self, value: Option<T>) -> Result<T, Rejection> {
         match value {
-            Some(value) if self.0.is_empty() => Ok(value),
-            _ => Err(Rejection::Invalid(self.0)),
+            Some(value) if self.found.is_empty() => Ok(value),
+            _ => Err(Rejection::Invalid(self.found)),
         }
     }
 }
@@ -88,6 +108,8 @@ pub(crate) struct PageInput {
     pub(crate) limit: Option<u32>,
     /// `next_cursor` of the page before; empty for the first page.
     pub(crate) cursor: String,
+    /// What the door has found wrong with the whole question already.
+    pub(crate) faults: Vec<FieldViolation>,
 }
 
 impl PageInput {
@@ -135,7 +157,7 @@ mod tests {
         let project = violations.project(&caller(None), "");
         PageInput {
             limit: Some(201),
-            cursor: String::new(),
+            ..PageInput::default()
         }
         .limit(&mut violations);
         let none: Option<u64> = violations.parse("cursor", "x");
@@ -147,12 +169,28 @@ mod tests {
     }
 
     #[test]
+    fn what_the_door_could_not_read_is_told_once() {
+        let mut violations = Violations::after(vec![FieldViolation::new("url", "must be a string")]);
+        violations.add("url", "must be a URL");
+        violations.add("timeout_ms", "must be 1000 to 60000");
+        let absorbed = violations.absorb::<()>(Err(Rejection::field("url", "is empty")));
+        assert_eq!(absorbed, Ok(None));
+        assert_eq!(
+            violations.finish(Some(())).unwrap_err(),
+            Rejection::Invalid(vec![
+                FieldViolation::new("url", "must be a string"),
+                FieldViolation::new("timeout_ms", "must be 1000 to 60000"),
+            ])
+        );
+    }
+
+    #[test]
     fn page_sizes_are_bounded() {
         let limit = |limit: Option<u32>| {
             let mut violations = Violations::default();
             let limit = PageInput {
                 limit,
-                cursor: String::new(),
+                ..PageInput::default()
             }
             .limit(&mut violations);
             violations.finish(Some(limit))

@@ -9,14 +9,14 @@ use cuitty_webhooks_domain::delivery::{
 use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId, MessageId, ReplayId};
 use cuitty_webhooks_domain::limits;
 use cuitty_webhooks_domain::names::{EventTypePattern, ProjectId};
-use cuitty_webhooks_domain::rejection::{Rejection, Resource};
+use cuitty_webhooks_domain::rejection::{FieldViolation, Rejection, Resource};
 use cuitty_webhooks_domain::replay::{self, Replay, ReplayCommand, ReplayFilter, Selection};
 use cuitty_webhooks_history::{DeliveryDetail, Store};
 use cuitty_webhooks_log::{Claim, Intent, Log, LogError, ReplayEntry, Replays};
-use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use super::input::Violations;
+use super::keyed::{Answer, Keyed, Turn, fingerprint};
 use super::{App, observed, unknown_endpoint};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
@@ -51,6 +51,8 @@ pub(crate) struct NewReplay {
     pub(crate) dry_run: bool,
     /// Empty means none.
     pub(crate) idempotency_key: String,
+    /// What the door has found wrong already.
+    pub(crate) faults: Vec<FieldViolation>,
 }
 
 /// What came of a [`NewReplay`].
@@ -71,7 +73,7 @@ impl App {
         id: DeliveryId,
         idempotency_key: String,
         traceparent: String,
-    ) -> Result<Delivery, AppError> {
+    ) -> Result<Answer<Delivery>, AppError> {
         observed("replay_delivery", async {
             caller.require(Scope::Manage)?;
             let mut violations = Violations::default();
@@ -80,6 +82,16 @@ impl App {
             let permit = self.accepts.clone().try_acquire_owned();
             let permit = permit.map_err(|_| AppError::Overloaded)?;
             let original = self.find_delivery(caller, id).await?;
+            let project_id = original.delivery.delivery.project_id.clone();
+            let keyed = Keyed {
+                project_id: &project_id,
+                key: &idempotency_key,
+                fingerprint: fingerprint("delivery", &id),
+            };
+            if let Some(Turn::Done(intent, sequence)) = self.recall(&keyed).await? {
+                let request = again(&original, &intent, traceparent);
+                return Ok(Answer::replayed(Delivery::requested(&request, sequence)));
+            }
             self.check_replayable(&original)?;
 
             let requested_at = self.now();
@@ -87,15 +99,14 @@ impl App {
             let intent = Intent {
                 message_id: MessageId::from_uuid(replay_id.uuid()),
                 endpoint_ids: vec![original.delivery.delivery.endpoint_id],
-                fingerprint: fingerprint("delivery", &id),
+                fingerprint: keyed.fingerprint,
                 requested_at,
             };
             if idempotency_key.is_empty() {
                 let request = again(&original, &intent, traceparent);
                 let sequence = append(&self.log, &request).await?;
-                return Ok(Delivery::requested(&request, sequence));
+                return Ok(Answer::first(Delivery::requested(&request, sequence)));
             }
-            let project_id = original.delivery.delivery.project_id.clone();
             let keys = self.idempotency().await?.clone();
             let log = self.log.clone();
             // Goes on when its caller is gone.
@@ -112,8 +123,12 @@ impl App {
                         }
                     };
                 let request = again(&original, &intent, traceparent);
+                let answer = |sequence| Answer {
+                    value: Delivery::requested(&request, sequence),
+                    is_replayed: recorded_at.is_some(),
+                };
                 let sequence = match (done, recorded_at) {
-                    (Some(sequence), _) => return Ok(Delivery::requested(&request, sequence)),
+                    (Some(sequence), _) => return Ok(answer(sequence)),
                     (None, None) => append(&log, &request).await?,
                     (None, Some(at)) => keys.resume_requested(std::slice::from_ref(&request), at).await?,
                 };
@@ -124,7 +139,7 @@ impl App {
                     // The delivery is in the log, where a repetition would find it.
                     tracing::warn!(%error, "idempotency record not completed");
                 }
-                Ok(Delivery::requested(&request, sequence))
+                Ok(answer(sequence))
             })
             .await
         })
@@ -133,7 +148,11 @@ impl App {
 
     /// Starts a bulk replay, or counts what it would send.
     #[tracing::instrument(name = "api.start_replay", skip_all)]
-    pub(crate) async fn start_replay(&self, caller: &Caller, new: NewReplay) -> Result<Started, AppError> {
+    pub(crate) async fn start_replay(
+        &self,
+        caller: &Caller,
+        new: NewReplay,
+    ) -> Result<Answer<Started>, AppError> {
         observed("start_replay", async {
             caller.require(Scope::Manage)?;
             let (dry_run, key) = (new.dry_run, &new.idempotency_key);
@@ -154,11 +173,11 @@ impl App {
             if dry_run {
                 self.select(&mut replay).await?;
                 let total = replay.total;
-                return Ok(Started::DryRun { project_id, total });
+                return Ok(Answer::first(Started::DryRun { project_id, total }));
             }
             if key.is_empty() {
                 let replay = self.begin(caller, replay).await?;
-                return Ok(Started::Replay(replay.into()));
+                return Ok(Answer::first(Started::Replay(replay.into())));
             }
             let intent = Intent {
                 message_id: MessageId::from_uuid(id.uuid()),
@@ -180,7 +199,8 @@ impl App {
                         .wait_for(record.log_sequence.unwrap_or_default(), KNOWN)
                         .await;
                     if let Some(entry) = replays.get(replay.id) {
-                        return Ok(Started::Replay(entry.replay.clone().into()));
+                        let started = entry.replay.as_started();
+                        return Ok(Answer::replayed(Started::Replay(started.into())));
                     }
                     first
                 }
@@ -194,7 +214,7 @@ impl App {
             if let Err(error) = keys.complete(&project_id, key, &intent, sequence).await {
                 tracing::warn!(%error, replay.id = %replay.id, "idempotency record not completed");
             }
-            Ok(Started::Replay(replay.into()))
+            Ok(Answer::first(Started::Replay(replay.into())))
         })
         .await
     }
@@ -211,39 +231,66 @@ impl App {
 
     /// Stops a bulk replay.
     #[tracing::instrument(name = "api.cancel_replay", skip_all, fields(replay.id = %id))]
-    pub(crate) async fn cancel_replay(&self, caller: &Caller, id: ReplayId) -> Result<Replay, AppError> {
+    pub(crate) async fn cancel_replay(
+        &self,
+        caller: &Caller,
+        id: ReplayId,
+        idempotency_key: String,
+    ) -> Result<Answer<Replay>, AppError> {
         observed("cancel_replay", async {
             caller.require(Scope::Manage)?;
-            for _ in 0..DECISIONS {
-                let (ReplayEntry { replay, sequence }, replays) = self.find_replay(caller, id).await?;
-                let Some(change) = replay::decide(&replay, ReplayCommand::Cancel)? else {
-                    return Ok(replay);
-                };
-                let now = self.now();
-                let cancelled = replay::evolve(replay, &change, now);
-                let appended = self
-                    .log
-                    .append_replay(&change, &cancelled, &caller.actor, now, sequence);
-                match appended.await {
-                    Ok(sequence) => {
-                        replays.wait_for(sequence, KNOWN).await;
-                        tracing::info!(replay.id = %id, log.seq = sequence, "replay cancelled");
-                        return Ok(cancelled);
-                    }
-                    // It has advanced meanwhile.
-                    Err(LogError::Conflict { .. }) => {
-                        replays.wait_for(sequence + 1, KNOWN).await;
-                    }
-                    Err(error) => return Err(error.into()),
+            let mut violations = Violations::default();
+            violations.idempotency_key(&idempotency_key);
+            violations.finish(Some(()))?;
+            let (known, _) = self.find_replay(caller, id).await?;
+            let keyed = Keyed {
+                project_id: known.replay.project_id(),
+                key: &idempotency_key,
+                fingerprint: fingerprint("cancel_replay", &id),
+            };
+            // What is cancelled stays cancelled: it may be asked for as often as one likes.
+            match self.claim(&keyed).await? {
+                Turn::Done(..) => Ok(Answer::replayed(known.replay)),
+                Turn::First(intent) | Turn::Again(intent) => {
+                    let (replay, sequence) = self.cancelled(caller, id).await?;
+                    self.record_done(&keyed, &intent, sequence).await;
+                    Ok(Answer::first(replay))
                 }
             }
-            Err(conflict(
-                Resource::Replay,
-                &id,
-                "is advancing too fast; try again",
-            ))
         })
         .await
+    }
+
+    /// The replay, cancelled, and the sequence of that.
+    async fn cancelled(&self, caller: &Caller, id: ReplayId) -> Result<(Replay, u64), AppError> {
+        for _ in 0..DECISIONS {
+            let (ReplayEntry { replay, sequence }, replays) = self.find_replay(caller, id).await?;
+            let Some(change) = replay::decide(&replay, ReplayCommand::Cancel)? else {
+                return Ok((replay, sequence));
+            };
+            let now = self.now();
+            let cancelled = replay::evolve(replay, &change, now);
+            let appended = self
+                .log
+                .append_replay(&change, &cancelled, &caller.actor, now, sequence);
+            match appended.await {
+                Ok(sequence) => {
+                    replays.wait_for(sequence, KNOWN).await;
+                    tracing::info!(replay.id = %id, log.seq = sequence, "replay cancelled");
+                    return Ok((cancelled, sequence));
+                }
+                // It has advanced meanwhile.
+                Err(LogError::Conflict { .. }) => {
+                    replays.wait_for(sequence + 1, KNOWN).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(conflict(
+            Resource::Replay,
+            &id,
+            "is advancing too fast; try again",
+        ))
     }
 
     /// Refuses what has not ended, and what would end at once.
@@ -365,7 +412,7 @@ fn is_visible(caller: &Caller, entry: &ReplayEntry) -> bool {
 
 /// What a caller asks to be sent again, with everything that is wrong with it.
 fn read_filter(caller: &Caller, new: &NewReplay) -> Result<ReplayFilter, Rejection> {
-    let mut violations = Violations::default();
+    let mut violations = Violations::after(new.faults.clone());
     violations.idempotency_key(&new.idempotency_key);
     let project_id = violations.project(caller, &new.project_id);
     let endpoint_id = violations.parse_some::<EndpointId>("endpoint_id", &new.endpoint_id);
@@ -393,11 +440,6 @@ fn read_filter(caller: &Caller, new: &NewReplay) -> Result<ReplayFilter, Rejecti
         ..ReplayFilter::failed(project_id)
     });
     violations.finish(filter)
-}
-
-/// Tells requests under one idempotency key apart, of messages and replays alike.
-fn fingerprint(kind: &str, request: &impl std::fmt::Debug) -> [u8; 32] {
-    Sha256::digest(format!("{kind} {request:?}")).into()
 }
 
 /// The new delivery of a delivery that has ended.

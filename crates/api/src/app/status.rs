@@ -57,7 +57,10 @@ impl App {
 
     /// Whether messages can be accepted now, from what is known without asking anybody.
     pub fn is_accepting(&self) -> bool {
-        self.log.is_connected() && self.directory.is_live() && self.api_keys.is_live() && self.event_types.is_live()
+        self.log.is_connected()
+            && self.directory.is_live()
+            && self.api_keys.is_live()
+            && self.event_types.is_live()
     }
 
     async fn ask_parts(&self) -> ServiceStatus {

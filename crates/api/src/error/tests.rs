@@ -13,6 +13,14 @@ fn log_down() -> AppError {
     LogError::Unavailable("timed out".into()).into()
 }
 
+fn rate_limited() -> AppError {
+    AppError::RateLimited {
+        per_second: 3,
+        burst: 7,
+        retry_after: Duration::from_millis(1_200),
+    }
+}
+
 /// Every row of the table, as callers see it.
 #[test]
 fn each_error_has_its_code_and_its_two_statuses() {
@@ -35,6 +43,8 @@ fn each_error_has_its_code_and_its_two_statuses() {
         (AppError::EventTypeArchived("a.b".parse().unwrap()), "event_type_archived", 422, Code::FailedPrecondition),
         (AppError::EventTypeUnknown { nearest: Vec::new() }, "event_type_unknown", 422, Code::InvalidArgument),
         (AppError::IdempotencyKeyReused, "idempotency_key_reused", 409, Code::AlreadyExists),
+        (AppError::PreconditionFailed { id: "ep_1".into(), revision: 2 }, "revision_mismatch", 412, Code::Aborted),
+        (rate_limited(), "rate_limited", 429, Code::ResourceExhausted),
         (AppError::MissingKey, "missing_api_key", 401, Code::Unauthenticated),
         (AppError::WrongKey, "invalid_api_key", 401, Code::Unauthenticated),
         (AppError::MissingScope(Scope::Read), "missing_scope", 403, Code::PermissionDenied),
@@ -177,4 +187,21 @@ fn what_callers_sent_cannot_make_an_error_large() {
     assert_eq!(violations.len(), FIELDS);
     assert_eq!(violations[0].field.chars().count(), FIELD_CHARS + 1);
     assert_eq!(shorten("short", 5), "short");
+}
+
+#[test]
+fn a_rate_limit_says_when_to_come_back() {
+    let status = rate_limited().to_status();
+    let retry = status.get_details_retry_info().unwrap();
+    assert_eq!(retry.retry_delay, Some(Duration::from_millis(1_200)));
+    let response = rate_limited().into_response();
+    for (name, value) in [
+        ("retry-after", "2"),
+        ("ratelimit-limit", "7"),
+        ("ratelimit-remaining", "0"),
+        ("ratelimit-reset", "2"),
+    ] {
+        assert_eq!(response.headers()[name], value, "{name}");
+    }
+    assert_eq!(whole_seconds(Duration::from_secs(3)), 3);
 }

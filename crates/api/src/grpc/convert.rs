@@ -48,6 +48,7 @@ pub(super) fn page(page: Option<v1::PageRequest>) -> PageInput {
     PageInput {
         limit: Some(limit).filter(|&limit| limit > 0),
         cursor,
+        faults: Vec::new(),
     }
 }
 

@@ -81,7 +81,7 @@ impl DeliveryService for Door {
             .app
             .replay_delivery(&caller, id, key, traceparent(metadata.as_ref()))
             .await?;
-        Ok(Response::new(convert::delivery(&delivery)))
+        Ok(Response::new(convert::delivery(&delivery.value)))
     }
 
     async fn start_replay(
@@ -92,15 +92,17 @@ impl DeliveryService for Door {
         let (metadata, _, request) = request.into_parts();
         let key = idempotency_key(&metadata, request.idempotency_key.clone())?;
         let new = read_replay(request, key).map_err(AppError::from)?;
-        Ok(Response::new(match self.app.start_replay(&caller, new).await? {
-            Started::Replay(replay) => convert::replay(&replay),
-            Started::DryRun { project_id, total } => v1::Replay {
-                state: "dry_run".to_owned(),
-                total,
-                project_id: project_id.to_string(),
-                ..v1::Replay::default()
+        Ok(Response::new(
+            match self.app.start_replay(&caller, new).await?.value {
+                Started::Replay(replay) => convert::replay(&replay),
+                Started::DryRun { project_id, total } => v1::Replay {
+                    state: "dry_run".to_owned(),
+                    total,
+                    project_id: project_id.to_string(),
+                    ..v1::Replay::default()
+                },
             },
-        }))
+        ))
     }
 
     async fn get_replay(
@@ -119,8 +121,9 @@ impl DeliveryService for Door {
     ) -> Result<Response<v1::Replay>, Status> {
         let caller = caller_of(&request)?;
         let id = convert::id("replay_id", &request.get_ref().replay_id).map_err(AppError::from)?;
-        let replay = self.app.cancel_replay(&caller, id).await?;
-        Ok(Response::new(convert::replay(&replay)))
+        let key = idempotency_key(request.metadata(), String::new())?;
+        let replay = self.app.cancel_replay(&caller, id, key).await?;
+        Ok(Response::new(convert::replay(&replay.value)))
     }
 
     async fn cancel_delivery(
@@ -129,8 +132,9 @@ impl DeliveryService for Door {
     ) -> Result<Response<v1::Delivery>, Status> {
         let caller = caller_of(&request)?;
         let id = convert::id("delivery_id", &request.get_ref().delivery_id).map_err(AppError::from)?;
-        let cancelled = self.app.cancel_delivery(&caller, id).await?;
-        Ok(Response::new(convert::delivery(&cancelled)))
+        let key = idempotency_key(request.metadata(), String::new())?;
+        let cancelled = self.app.cancel_delivery(&caller, id, key).await?;
+        Ok(Response::new(convert::delivery(&cancelled.value)))
     }
 }
 
@@ -161,5 +165,6 @@ fn read_replay(request: v1::StartReplayRequest, idempotency_key: String) -> Resu
         rate_per_second: request.rate_per_second,
         dry_run: request.dry_run,
         idempotency_key,
+        faults: Vec::new(),
     })
 }

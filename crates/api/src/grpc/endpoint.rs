@@ -3,11 +3,12 @@
 use cuitty_webhooks_domain::endpoint::Endpoint;
 use cuitty_webhooks_proto::v1;
 use cuitty_webhooks_proto::v1::endpoint_service_server::EndpointService;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::message::idempotency_key;
 use super::{Door, caller_of, convert};
-use crate::app::{EndpointUpdate, NewEndpoint, Rotation};
+use crate::app::{EndpointUpdate, NewEndpoint, Rotation, Terms};
 use crate::error::AppError;
 
 impl Door {
@@ -17,6 +18,14 @@ impl Door {
     }
 }
 
+/// The terms of a change: what its metadata says.
+fn terms(metadata: &MetadataMap) -> Result<Terms, AppError> {
+    Ok(Terms {
+        idempotency_key: idempotency_key(metadata, String::new())?,
+        revisions: None,
+    })
+}
+
 #[tonic::async_trait]
 impl EndpointService for Door {
     async fn create_endpoint(
@@ -24,14 +33,16 @@ impl EndpointService for Door {
         request: Request<v1::CreateEndpointRequest>,
     ) -> Result<Response<v1::CreateEndpointResponse>, Status> {
         let caller = caller_of(&request)?;
-        let mut request = request.into_inner();
+        let (metadata, _, mut request) = request.into_parts();
+        let key = idempotency_key(&metadata, String::new())?;
         let new = NewEndpoint {
             project_id: std::mem::take(&mut request.project_id),
             signing_secret: std::mem::take(&mut request.signing_secret),
             signature_scheme: convert::read_scheme(request.signature_scheme).map_err(AppError::from)?,
             draft: convert::new_draft(request).map_err(AppError::from)?,
+            faults: Vec::new(),
         };
-        let created = self.app.create_endpoint(&caller, new).await?;
+        let created = self.app.create_endpoint(&caller, new, key).await?.value;
         Ok(Response::new(v1::CreateEndpointResponse {
             endpoint: Some(self.shown(&created.endpoint)),
             signing_secret: created.signing_secret.expose().to_string(),
@@ -71,6 +82,7 @@ impl EndpointService for Door {
         request: Request<v1::UpdateEndpointRequest>,
     ) -> Result<Response<v1::Endpoint>, Status> {
         let caller = caller_of(&request)?;
+        let terms = terms(request.metadata())?;
         let request = request.into_inner();
         let new = request.endpoint.unwrap_or_default();
         let id = convert::id("endpoint.id", &new.id).map_err(AppError::from)?;
@@ -83,9 +95,10 @@ impl EndpointService for Door {
             draft: convert::update_draft(new),
             fields,
             expected_revision: Some(request.expected_revision).filter(|&revision| revision > 0),
+            ..EndpointUpdate::default()
         };
-        let endpoint = self.app.update_endpoint(&caller, id, update).await?;
-        Ok(Response::new(self.shown(&endpoint)))
+        let updated = self.app.update_endpoint(&caller, id, update, terms).await?;
+        Ok(Response::new(self.shown(&updated.value)))
     }
 
     async fn delete_endpoint(
@@ -94,7 +107,8 @@ impl EndpointService for Door {
     ) -> Result<Response<v1::DeleteEndpointResponse>, Status> {
         let caller = caller_of(&request)?;
         let id = convert::id("endpoint_id", &request.get_ref().endpoint_id).map_err(AppError::from)?;
-        self.app.delete_endpoint(&caller, id).await?;
+        let terms = terms(request.metadata())?;
+        self.app.delete_endpoint(&caller, id, terms).await?;
         Ok(Response::new(v1::DeleteEndpointResponse {}))
     }
 
@@ -103,14 +117,16 @@ impl EndpointService for Door {
         request: Request<v1::RotateSecretRequest>,
     ) -> Result<Response<v1::RotateSecretResponse>, Status> {
         let caller = caller_of(&request)?;
+        let terms = terms(request.metadata())?;
         let request = request.into_inner();
         let id = convert::id("endpoint_id", &request.endpoint_id).map_err(AppError::from)?;
         let rotation = Rotation {
             overlap_seconds: request.overlap_seconds,
             signing_secret: request.signing_secret,
             signature_scheme: convert::read_scheme(request.signature_scheme).map_err(AppError::from)?,
+            faults: Vec::new(),
         };
-        let rotated = self.app.rotate_secret(&caller, id, rotation).await?;
+        let rotated = self.app.rotate_secret(&caller, id, rotation, terms).await?.value;
         Ok(Response::new(v1::RotateSecretResponse {
             signing_secret: rotated.signing_secret.expose().to_string(),
             secret_id: rotated.secret_id.to_string(),
@@ -124,11 +140,12 @@ impl EndpointService for Door {
         request: Request<v1::RevokeSecretRequest>,
     ) -> Result<Response<v1::Endpoint>, Status> {
         let caller = caller_of(&request)?;
+        let terms = terms(request.metadata())?;
         let request = request.into_inner();
         let id = convert::id("endpoint_id", &request.endpoint_id).map_err(AppError::from)?;
         let secret_id = convert::id("secret_id", &request.secret_id).map_err(AppError::from)?;
-        let endpoint = self.app.revoke_secret(&caller, id, secret_id).await?;
-        Ok(Response::new(self.shown(&endpoint)))
+        let endpoint = self.app.revoke_secret(&caller, id, secret_id, terms).await?;
+        Ok(Response::new(self.shown(&endpoint.value)))
     }
 
     async fn send_test_event(
@@ -144,7 +161,7 @@ impl EndpointService for Door {
             .send_test_event(&caller, id, &request.event_type, key)
             .await?;
         Ok(Response::new(v1::SendTestEventResponse {
-            delivery: Some(convert::delivery(&delivery)),
+            delivery: Some(convert::delivery(&delivery.value)),
         }))
     }
 }

@@ -32,6 +32,7 @@ impl MessageService for Door {
             endpoint_id: request.endpoint_id,
             content_type: request.content_type,
             traceparent: traceparent(metadata.as_ref()),
+            faults: Vec::new(),
         };
         let accepted = self.app.deliver(&caller, message).await?;
         Ok(Response::new(accepted.into()))

@@ -29,8 +29,11 @@ async fn serve(router: Router) -> Channel {
 
 #[tokio::test]
 async fn reflection_needs_a_key() {
-    let keys = Arc::new(Keys::configured(AdminKey::new(KEY).ok()));
-    let channel = serve(with_reflection(Router::new(), &keys).unwrap()).await;
+    let authenticate = Authenticate {
+        keys: Arc::new(Keys::configured(AdminKey::new(KEY).ok())),
+        limiter: Limiter::new(0, 0),
+    };
+    let channel = serve(with_reflection(Router::new(), &authenticate).unwrap()).await;
     let ask = |authorization: Option<&str>| {
         let question = ServerReflectionRequest {
             message_request: Some(MessageRequest::ListServices(String::new())),

@@ -1,6 +1,5 @@
-//! Reading request bodies and queries: bounded, and every fault named by its field.
+//! Reading request bodies: bounded, and every fault named by its field.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use axum::body::Body;
@@ -110,7 +109,7 @@ impl<'a> Members<'a> {
         Ok(parsed)
     }
 
-    fn violate(&mut self, field: &str, message: &str) {
+    pub(super) fn violate(&mut self, field: &str, message: &str) {
         self.violations.push(FieldViolation::new(field, message));
     }
 
@@ -134,6 +133,13 @@ impl<'a> Members<'a> {
         value
     }
 
+    /// A violation when the member is missing.
+    pub(super) fn demand(&mut self, name: &str) {
+        if !self.has(name) {
+            self.violate(name, "is required");
+        }
+    }
+
     /// The member's value; `None` when it is missing, null, or not `expected`, which is a violation.
     pub(super) fn value<T: DeserializeOwned>(&mut self, name: &str, expected: &str) -> Option<T> {
         let raw = self.raw(name)?;
@@ -143,23 +149,50 @@ impl<'a> Members<'a> {
         })
     }
 
+    /// The member's text; empty when it is missing or null. A text that is given and empty is a violation: left
+    /// out, it may mean everything.
+    pub(super) fn name(&mut self, name: &str) -> String {
+        let text = self.value::<String>(name, "a string");
+        if text.as_deref() == Some("") {
+            self.violate(name, "must not be empty");
+        }
+        text.unwrap_or_default()
+    }
+
     /// The member's text; empty when it is missing or null.
     pub(super) fn text(&mut self, name: &str) -> String {
         self.value(name, "a string").unwrap_or_default()
     }
 
-    /// Refuses the body when anything about its members was wrong. What nobody asked for is wrong too: a misspelt
-    /// `endpoint_id` would send to everybody.
-    pub(super) fn finish(mut self) -> Result<(), Rejection> {
-        let unknown = self
-            .members
+    /// Refuses these members, which are shown but not asked for.
+    pub(super) fn fixed(&mut self, names: &[&str]) {
+        for name in names {
+            if self.raw(name).is_some() {
+                self.violate(name, "cannot be changed");
+            }
+        }
+    }
+
+    /// Everything that was wrong. What nobody asked for is wrong too: a misspelt `endpoint_id` would send to everybody.
+    pub(super) fn faults(self) -> Vec<FieldViolation> {
+        let Self {
+            members,
+            mut violations,
+        } = self;
+        let unknown = members
             .into_iter()
             .map(|(name, _)| FieldViolation::new(name, "is not known"));
-        self.violations.extend(unknown);
-        if self.violations.is_empty() {
+        violations.extend(unknown);
+        violations
+    }
+
+    /// Refuses the body when anything about its members was wrong.
+    pub(super) fn finish(self) -> Result<(), Rejection> {
+        let violations = self.faults();
+        if violations.is_empty() {
             Ok(())
         } else {
-            Err(Rejection::Invalid(self.violations))
+            Err(Rejection::Invalid(violations))
         }
     }
 }
@@ -194,8 +227,36 @@ impl<'de> Deserialize<'de> for Entries<'de> {
     }
 }
 
+/// The texts of an object in order, duplicates included.
+#[derive(Debug, Default)]
+pub(super) struct Pairs(pub(super) Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
+
 /// `projectId` as `project_id`.
-fn snake_case(name: &str) -> String {
+pub(super) fn snake_case(name: &str) -> String {
     let mut snake = String::with_capacity(name.len() + 4);
     for character in name.chars() {
         if character.is_ascii_uppercase() {
@@ -204,36 +265,6 @@ fn snake_case(name: &str) -> String {
         snake.push(character.to_ascii_lowercase());
     }
     snake
-}
-
-/// The parameters of a query.
-#[derive(Debug)]
-pub(super) struct QueryParameters<'a>(Vec<(String, Cow<'a, str>)>);
-
-impl<'a> QueryParameters<'a> {
-    pub(super) fn parse(query: Option<&'a str>) -> Self {
-        let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-        Self(pairs.map(|(name, value)| (snake_case(&name), value)).collect())
-    }
-
-    /// The parameter's text; empty when it is missing.
-    pub(super) fn text(&self, name: &str) -> &str {
-        self.0
-            .iter()
-            .find(|(known, _)| known == name)
-            .map_or("", |(_, value)| value)
-    }
-
-    /// The parameter's number; `None` when it is missing or empty.
-    pub(super) fn number(&self, name: &str) -> Result<Option<u32>, Rejection> {
-        match self.text(name) {
-            "" => Ok(None),
-            text => text
-                .parse()
-                .map(Some)
-                .map_err(|_| Rejection::field(name, "must be a whole number")),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,40 +2,45 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use bytes::Bytes;
-use cuitty_webhooks_domain::rejection::Rejection;
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Key;
 use super::body::{JsonBytes, Members};
+use super::terms::{Reply, idempotency_key};
 use crate::app::{Accepted, App, NewMessage};
-use crate::error::{AppError, ErrorBody};
+use crate::error::AppError;
 use crate::trace_context::traceparent;
-
-/// Headers that may carry the idempotency key.
-const IDEMPOTENCY_HEADERS: [&str; 2] = ["idempotency-key", "x-cuitty-idempotency-key"];
 
 /// A message. Names may be given in `camelCase` too.
 #[derive(ToSchema)]
+#[schema(as = Message)]
+#[serde(deny_unknown_fields)]
 #[expect(
     dead_code,
     reason = "describes what is read member by member, so that the payload keeps its bytes"
 )]
 pub(super) struct DeliverBody {
     /// May be left out with a key that is bound to one project.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
     project_id: Option<String>,
-    #[schema(example = "budget.exceeded")]
+    #[schema(
+        example = "budget.threshold_reached",
+        pattern = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$",
+        max_length = 128
+    )]
     event_type: String,
     /// Any JSON value; sent byte for byte as it stands here, at most 256 KiB.
     payload: serde_json::Value,
     /// To this endpoint only, whatever its event types.
+    #[schema(pattern = "^ep_[0-7][0-9a-hjkmnp-tv-z]{25}$")]
     endpoint_id: Option<String>,
     /// The same key within 24 hours gives the same answer and changes nothing; also taken from the header
     /// `Idempotency-Key` or `X-Cuitty-Idempotency-Key`.
+    #[schema(max_length = 256, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     idempotency_key: Option<String>,
 }
 
@@ -62,31 +67,24 @@ struct AcceptedDelivery {
 #[utoipa::path(
     post,
     path = "/api/webhooks/deliver",
-    request_body = DeliverBody,
-    params(
-        ("Idempotency-Key" = Option<String>, Header, description = "At most 256 bytes")
-    ),
-    responses(
-        (status = 202, description = "In the log", body = AcceptedBody),
-        (status = 400, description = "Not JSON", body = ErrorBody),
-        (status = 401, description = "No valid API key", body = ErrorBody),
-        (status = 404, description = "Unknown project or endpoint", body = ErrorBody),
-        (status = 409, description = "The idempotency key was used for a different request", body = ErrorBody),
-        (status = 413, description = "The payload is too large", body = ErrorBody),
-        (status = 415, description = "The body is not said to be JSON", body = ErrorBody),
-        (status = 422, description = "A field is wrong", body = ErrorBody),
-        (status = 503, description = "The log is not available, or too busy; nothing is promised", body = ErrorBody)
-    )
+    tag = "messages",
+    request_body(content = DeliverBody, example = json!({
+        "project_id": "acme",
+        "event_type": "budget.threshold_reached",
+        "payload": {"budget": "compute", "threshold": 0.8}
+    })),
+    responses((status = 202, description = "In the log", body = AcceptedBody))
 )]
 pub(super) async fn deliver_message(
     State(app): State<Arc<App>>,
     Key(caller): Key,
     headers: HeaderMap,
     JsonBytes(body): JsonBytes,
-) -> Result<(StatusCode, Json<AcceptedBody>), AppError> {
+) -> Result<Reply, AppError> {
     let message = read(&headers, &body)?;
     let accepted = app.deliver(&caller, message).await?;
-    Ok((StatusCode::ACCEPTED, Json(accepted.into())))
+    let is_replayed = accepted.duplicate;
+    Ok(Reply::new(StatusCode::ACCEPTED, AcceptedBody::from(accepted)).replayed(is_replayed))
 }
 
 fn read(headers: &HeaderMap, body: &Bytes) -> Result<NewMessage, AppError> {
@@ -95,28 +93,16 @@ fn read(headers: &HeaderMap, body: &Bytes) -> Result<NewMessage, AppError> {
         .required("payload")
         .map(|raw| body.slice_ref(raw.get().as_bytes()));
     let mut message = NewMessage {
-        project_id: members.text("project_id"),
+        project_id: members.name("project_id"),
         event_type: members.text("event_type"),
         payload: payload.unwrap_or_default(),
-        endpoint_id: members.text("endpoint_id"),
+        endpoint_id: members.name("endpoint_id"),
         idempotency_key: members.text("idempotency_key"),
         content_type: String::new(),
         traceparent: traceparent(headers),
+        faults: members.faults(),
     };
-    members.finish()?;
-    for value in IDEMPOTENCY_HEADERS.iter().filter_map(|name| headers.get(*name)) {
-        let value = value
-            .to_str()
-            .map_err(|_| Rejection::field("idempotency_key", "must be visible ASCII in a header"))?;
-        if value.is_empty() {
-            continue;
-        }
-        if message.idempotency_key.is_empty() {
-            value.clone_into(&mut message.idempotency_key);
-        } else if message.idempotency_key != value {
-            return Err(Rejection::field("idempotency_key", "is given twice, and not the same").into());
-        }
-    }
+    message.idempotency_key = idempotency_key(headers, message.idempotency_key)?;
     Ok(message)
 }
 

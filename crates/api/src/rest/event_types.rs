@@ -19,8 +19,9 @@ use self::model::{
     UpdateEventTypeBody,
 };
 use super::Key;
-use super::body::{JsonBytes, Members, QueryParameters};
-use crate::app::{App, EventTypeUpdate, NewEventType, PageInput};
+use super::body::{JsonBytes, Members};
+use super::query::QueryParameters;
+use crate::app::{App, EventTypeUpdate, NewEventType};
 use crate::error::{AppError, ErrorBody};
 
 /// The routes of event types.
@@ -54,18 +55,11 @@ async fn list_event_types(
     Key(caller): Key,
     RawQuery(query): RawQuery,
 ) -> Result<Json<EventTypeList>, AppError> {
-    let query = QueryParameters::parse(query.as_deref());
-    let page = PageInput {
-        limit: query.number("limit")?,
-        cursor: query.text("cursor").to_owned(),
-    };
-    let include_archived = match query.text("include_archived") {
-        "" | "false" => false,
-        "true" => true,
-        _ => return Err(Rejection::field("include_archived", "must be `true` or `false`").into()),
-    };
+    let mut query = QueryParameters::parse(query.as_deref());
+    let project_id = query.name("project_id");
+    let include_archived = query.flag("include_archived");
     let (entries, next_cursor) = app
-        .list_event_types(&caller, query.text("project_id"), &page, include_archived)
+        .list_event_types(&caller, &project_id, &query.page(), include_archived)
         .await?;
     let data = entries
         .iter()
@@ -137,10 +131,10 @@ async fn get_event_type(
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<EventTypeBody>, AppError> {
-    let query = QueryParameters::parse(query.as_deref());
-    let entry = app
-        .get_event_type(&caller, query.text("project_id"), &name)
-        .await?;
+    let mut query = QueryParameters::parse(query.as_deref());
+    let project_id = query.name("project_id");
+    query.finish()?;
+    let entry = app.get_event_type(&caller, &project_id, &name).await?;
     Ok(Json(EventTypeBody::new(&entry.definition)?))
 }
 
@@ -173,11 +167,11 @@ async fn update_event_type(
     RawQuery(query): RawQuery,
     JsonBytes(body): JsonBytes,
 ) -> Result<Json<EventTypeBody>, AppError> {
-    let query = QueryParameters::parse(query.as_deref());
+    let mut query = QueryParameters::parse(query.as_deref());
+    let project_id = query.name("project_id");
+    query.finish()?;
     let update = read_update(&body)?;
-    let updated = app
-        .update_event_type(&caller, query.text("project_id"), &name, update)
-        .await?;
+    let updated = app.update_event_type(&caller, &project_id, &name, update).await?;
     Ok(Json(EventTypeBody::new(&updated)?))
 }
 
@@ -205,9 +199,10 @@ async fn archive_event_type(
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<StatusCode, AppError> {
-    let query = QueryParameters::parse(query.as_deref());
-    app.archive_event_type(&caller, query.text("project_id"), &name)
-        .await?;
+    let mut query = QueryParameters::parse(query.as_deref());
+    let project_id = query.name("project_id");
+    query.finish()?;
+    app.archive_event_type(&caller, &project_id, &name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -231,8 +226,10 @@ async fn get_event_type_policy(
     Key(caller): Key,
     RawQuery(query): RawQuery,
 ) -> Result<Json<EventTypePolicyBody>, AppError> {
-    let query = QueryParameters::parse(query.as_deref());
-    let settings = app.event_type_policy(&caller, query.text("project_id")).await?;
+    let mut query = QueryParameters::parse(query.as_deref());
+    let project_id = query.name("project_id");
+    query.finish()?;
+    let settings = app.event_type_policy(&caller, &project_id).await?;
     Ok(Json(EventTypePolicyBody::new(&settings)))
 }
 

@@ -1,24 +1,24 @@
-//! `POST /api/webhooks/endpoints/{id}/rotate`
+//! Signing secrets: rotated on both surfaces, revoked under `/manage/v1/webhooks/endpoints`.
 
 use std::sync::Arc;
 
-use axum::Json;
-use axum::extract::{Path, State};
-use chrono::{DateTime, Utc};
-use cuitty_webhooks_domain::ids::{EndpointId, InvalidId};
-use cuitty_webhooks_domain::rejection::Rejection;
-use serde::Serialize;
+use axum::extract::State;
+use cuitty_webhooks_domain::ids::{EndpointId, SecretId};
+use http::StatusCode;
 use utoipa::ToSchema;
 
 use super::Key;
 use super::body::{JsonBytes, Members};
-use super::model::Scheme;
-use crate::app::{App, Rotation};
-use crate::error::{AppError, ErrorBody};
+use super::model::{EndpointBody, RotatedBody, Scheme};
+use super::terms::{IdempotencyKey, IfMatch, PathId, Reply};
+use crate::app::{App, Rotation, Terms};
+use crate::auth::Caller;
+use crate::error::AppError;
 
-/// How to rotate. May be left out.
+/// How to rotate. May be left out. Names may be given in `camelCase` too.
 #[derive(ToSchema)]
 #[schema(as = Rotation)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what is read member by member")]
 pub(super) struct RotateBody {
     /// How long the previous secret keeps signing.
@@ -31,64 +31,138 @@ pub(super) struct RotateBody {
     signature_scheme: Option<Scheme>,
 }
 
-/// The new secret. It is shown here and never again.
-#[derive(Serialize, ToSchema)]
-#[schema(as = RotatedSecret)]
-pub(super) struct RotatedBody {
-    signing_secret: String,
-    secret_id: String,
-    /// Of an ed25519 key: what receivers verify with.
-    public_key: Option<String>,
-    previous_expires_at: DateTime<Utc>,
+/// Makes a new signing secret current; the previous one keeps signing until the overlap ends.
+#[utoipa::path(
+    post,
+    path = "/api/webhooks/endpoints/{id}/rotate",
+    operation_id = "rotate_endpoint_secret",
+    tag = "endpoints",
+    params(
+        ("id" = String, Path, description = "The endpoint", pattern = "^ep_[0-7][0-9a-hjkmnp-tv-z]{25}$"),
+        ("If-Match" = Option<String>, Header, description = "Rotate only if this is the endpoint's ETag")
+    ),
+    request_body(content = Option<RotateBody>, example = json!({"overlap_seconds": 86400})),
+    responses((
+        status = 200,
+        description = "The new secret, shown once",
+        body = RotatedBody,
+        headers(("etag" = String, description = "The endpoint's revision"))
+    ))
+)]
+pub(super) async fn rotate_endpoint_secret(
+    State(app): State<Arc<App>>,
+    Key(caller): Key,
+    PathId(id): PathId<EndpointId>,
+    IdempotencyKey(key): IdempotencyKey,
+    if_match: IfMatch,
+    JsonBytes(body): JsonBytes,
+) -> Result<Reply, AppError> {
+    rotate(&app, &caller, id, key, if_match, &body).await
 }
 
 /// Makes a new signing secret current; the previous one keeps signing until the overlap ends.
 #[utoipa::path(
     post,
-    path = "/api/webhooks/endpoints/{id}/rotate",
-    params(("id" = String, Path, description = "The endpoint")),
-    request_body = Option<RotateBody>,
-    responses(
-        (status = 200, description = "The new secret, shown once", body = RotatedBody),
-        (status = 401, description = "No valid API key", body = ErrorBody),
-        (status = 404, description = "Unknown endpoint", body = ErrorBody),
-        (status = 409, description = "Too many live secrets, or changed by others meanwhile", body = ErrorBody),
-        (status = 422, description = "A field is wrong", body = ErrorBody),
-        (status = 503, description = "The log is not available", body = ErrorBody)
-    )
+    path = "/manage/v1/webhooks/endpoints/{endpoint_id}/rotate-secret",
+    tag = "endpoints",
+    params(
+        ("endpoint_id" = String, Path, description = "The endpoint", pattern = "^ep_[0-7][0-9a-hjkmnp-tv-z]{25}$"),
+        ("If-Match" = Option<String>, Header, description = "Rotate only if this is the endpoint's ETag")
+    ),
+    request_body(content = Option<RotateBody>, example = json!({"overlap_seconds": 86400})),
+    responses((
+        status = 200,
+        description = "The new secret, shown once",
+        body = RotatedBody,
+        headers(("etag" = String, description = "The endpoint's revision"))
+    ))
 )]
 pub(super) async fn rotate_secret(
     State(app): State<Arc<App>>,
     Key(caller): Key,
-    Path(id): Path<String>,
+    PathId(id): PathId<EndpointId>,
+    IdempotencyKey(key): IdempotencyKey,
+    if_match: IfMatch,
     JsonBytes(body): JsonBytes,
-) -> Result<Json<RotatedBody>, AppError> {
-    let id: EndpointId = id
-        .parse()
-        .map_err(|error: InvalidId| Rejection::field("endpoint_id", error.to_string()))?;
-    let rotated = app.rotate_secret(&caller, id, read(&body)?).await?;
-    Ok(Json(RotatedBody {
-        signing_secret: rotated.signing_secret.expose().to_string(),
-        secret_id: rotated.secret_id.to_string(),
-        public_key: rotated.signing_secret.public_key().map(|key| key.to_string()),
-        previous_expires_at: rotated.previous_expires_at,
-    }))
+) -> Result<Reply, AppError> {
+    rotate(&app, &caller, id, key, if_match, &body).await
+}
+
+async fn rotate(
+    app: &App,
+    caller: &Caller,
+    id: EndpointId,
+    idempotency_key: String,
+    IfMatch(revisions): IfMatch,
+    body: &[u8],
+) -> Result<Reply, AppError> {
+    let terms = Terms {
+        idempotency_key,
+        revisions,
+    };
+    let rotated = app.rotate_secret(caller, id, read(body)?, terms).await?;
+    let secret = &rotated.value;
+    let body = RotatedBody {
+        signing_secret: secret.signing_secret.expose().to_string(),
+        secret_id: secret.secret_id.to_string(),
+        public_key: secret.signing_secret.public_key().map(|key| key.to_string()),
+        previous_expires_at: secret.previous_expires_at,
+    };
+    Ok(Reply::new(StatusCode::OK, body)
+        .revision(secret.revision)
+        .replayed(rotated.is_replayed))
+}
+
+/// Ends the overlap of a previous secret now. The current one cannot be revoked: nothing would sign.
+#[utoipa::path(
+    delete,
+    path = "/manage/v1/webhooks/endpoints/{endpoint_id}/secrets/{secret_id}",
+    tag = "endpoints",
+    params(
+        ("endpoint_id" = String, Path, description = "The endpoint", pattern = "^ep_[0-7][0-9a-hjkmnp-tv-z]{25}$"),
+        ("secret_id" = String, Path, description = "The secret", pattern = "^sec_[0-7][0-9a-hjkmnp-tv-z]{25}$"),
+        ("If-Match" = Option<String>, Header, description = "Revoke only if this is the endpoint's ETag")
+    ),
+    responses((
+        status = 200,
+        description = "The endpoint as it is now",
+        body = EndpointBody,
+        headers(("etag" = String, description = "The endpoint's revision"))
+    ))
+)]
+pub(super) async fn revoke_secret(
+    State(app): State<Arc<App>>,
+    Key(caller): Key,
+    PathId(id): PathId<EndpointId>,
+    PathId(secret_id): PathId<SecretId>,
+    IdempotencyKey(idempotency_key): IdempotencyKey,
+    IfMatch(revisions): IfMatch,
+) -> Result<Reply, AppError> {
+    let terms = Terms {
+        idempotency_key,
+        revisions,
+    };
+    let revoked = app.revoke_secret(&caller, id, secret_id, terms).await?;
+    let endpoint = &revoked.value;
+    let body = EndpointBody::new(endpoint, app.health(endpoint), app.now());
+    Ok(Reply::new(StatusCode::OK, body)
+        .revision(endpoint.revision)
+        .replayed(revoked.is_replayed))
 }
 
 fn read(body: &[u8]) -> Result<Rotation, AppError> {
-    if body.is_empty() {
+    if matches!(body.trim_ascii(), b"" | b"null") {
         return Ok(Rotation::default());
     }
     let mut members = Members::parse(body)?;
-    let rotation = Rotation {
+    Ok(Rotation {
         overlap_seconds: members.value("overlap_seconds", "a whole number of seconds"),
         signing_secret: members.text("signing_secret"),
         signature_scheme: members
             .value::<Scheme>("signature_scheme", "`hmac-sha256` or `ed25519`")
             .map(Into::into),
-    };
-    members.finish()?;
-    Ok(rotation)
+        faults: members.faults(),
+    })
 }
 
 #[cfg(test)]
@@ -100,6 +174,7 @@ mod tests {
     fn body_is_optional_and_read_in_both_spellings() {
         assert_eq!(read(b"").unwrap().overlap_seconds, None);
         assert_eq!(read(b"{}").unwrap().overlap_seconds, None);
+        assert_eq!(read(b" null ").unwrap().overlap_seconds, None);
         assert_eq!(
             read(br#"{"overlap_seconds":60}"#).unwrap().overlap_seconds,
             Some(60)
@@ -107,14 +182,15 @@ mod tests {
         assert_eq!(read(br#"{"overlapSeconds":0}"#).unwrap().overlap_seconds, Some(0));
         let ed25519 = read(br#"{"signatureScheme":"ed25519"}"#).unwrap();
         assert_eq!(ed25519.signature_scheme, Some(SignatureScheme::Ed25519));
-        for (body, code) in [
-            (r#"{"signature_scheme":"rsa"}"#, "invalid_fields"),
-            (r#"{"overlap_seconds":-1}"#, "invalid_fields"),
-            (r#"{"overlap_seconds":"60"}"#, "invalid_fields"),
-            (r#"{"overlap":60}"#, "invalid_fields"),
-            ("60", "malformed_body"),
+        for (body, field) in [
+            (r#"{"signature_scheme":"rsa"}"#, "signature_scheme"),
+            (r#"{"overlap_seconds":-1}"#, "overlap_seconds"),
+            (r#"{"overlap_seconds":"60"}"#, "overlap_seconds"),
+            (r#"{"overlap":60}"#, "overlap"),
         ] {
-            assert_eq!(read(body.as_bytes()).unwrap_err().code(), code, "{body}");
+            let faults = read(body.as_bytes()).unwrap().faults;
+            assert_eq!((faults.len(), &*faults[0].field), (1, field), "{body}");
         }
+        assert_eq!(read(b"60").unwrap_err().code(), "malformed_body");
     }
 }

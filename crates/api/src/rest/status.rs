@@ -37,6 +37,7 @@ struct Components {
 #[utoipa::path(
     get,
     path = "/api/webhooks/status",
+    tag = "status",
     security(()),
     responses((status = 200, description = "How the service is", body = StatusBody))
 )]

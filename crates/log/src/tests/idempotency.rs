@@ -52,13 +52,16 @@ async fn a_key_belongs_to_its_first_request() {
         log_sequence: None,
     };
     assert_eq!(existing(keys.claim(&project, key, &intent(2)).await), intended);
+    assert_eq!(keys.recall(&project, key).await, Ok(Some(intended)));
     keys.complete(&project, key, &intent(1), 42).await.unwrap();
     let complete = Record {
         intent: intent(1),
         log_sequence: Some(42),
     };
     assert_eq!(existing(keys.claim(&project, key, &intent(2)).await), complete);
+    assert_eq!(keys.recall(&project, key).await, Ok(Some(complete)));
     let other: ProjectId = "other".parse().unwrap();
+    assert_eq!(keys.recall(&other, key).await, Ok(None), "another project's");
     assert_eq!(keys.claim(&other, key, &intent(3)).await, Ok(Claim::New));
     assert_eq!(
         keys.claim(&project, "another key", &intent(3)).await,

@@ -6,7 +6,7 @@ use cuitty_webhooks_domain::delivery::{DEFAULT_DEADLINE, DeliveryRef, Origin, Re
 use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId};
 use cuitty_webhooks_domain::limits;
 use cuitty_webhooks_domain::names::{EventType, ProjectId};
-use cuitty_webhooks_domain::rejection::Rejection;
+use cuitty_webhooks_domain::rejection::{FieldViolation, Rejection};
 use cuitty_webhooks_log::Intent;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -32,6 +32,8 @@ pub(crate) struct NewMessage {
     pub(crate) content_type: String,
     /// Well formed, or empty.
     pub(crate) traceparent: String,
+    /// What the door has found wrong already.
+    pub(crate) faults: Vec<FieldViolation>,
 }
 
 /// A message whose fields are well formed.
@@ -57,7 +59,7 @@ impl NewMessage {
                 limit: limits::PAYLOAD_BYTES,
             });
         }
-        let mut violations = Violations::default();
+        let mut violations = Violations::after(self.faults);
         let project_id = violations.project(caller, &self.project_id);
         let event_type = violations.parse("event_type", &self.event_type);
         let endpoint_id = violations.parse_some("endpoint_id", &self.endpoint_id);

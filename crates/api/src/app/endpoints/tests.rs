@@ -11,7 +11,7 @@ fn update(fields: &[&str]) -> EndpointUpdate {
         },
         active: false,
         fields: fields.iter().map(ToString::to_string).collect(),
-        expected_revision: None,
+        ..EndpointUpdate::default()
     }
 }
 

@@ -79,21 +79,37 @@ fn the_number_of_members_is_bounded() {
 }
 
 #[test]
-fn queries_are_read_by_name() {
-    let query = QueryParameters::parse(Some("project_id=a%20b&limit=7&Cursor=&x=1"));
-    assert_eq!((query.text("project_id"), query.text("cursor")), ("a b", ""));
-    assert_eq!(query.number("limit"), Ok(Some(7)));
-    assert_eq!(query.number("cursor"), Ok(None));
-    assert_eq!(QueryParameters::parse(None).text("project_id"), "");
-    for limit in ["x", "-1", "1.5", "4294967296"] {
-        let query = format!("limit={limit}");
-        let refused = QueryParameters::parse(Some(&query)).number("limit").unwrap_err();
-        assert_eq!(fields(refused)[0].0, "limit", "{limit}");
-    }
+fn a_name_that_is_empty_is_not_one_that_was_left_out() {
+    let mut members = Members::parse(br#"{"endpoint_id":"","event_type":"a.b","project_id":null}"#).unwrap();
+    let names = ["endpoint_id", "event_type", "project_id", "other"].map(|name| members.name(name));
+    assert_eq!(names, ["", "a.b", "", ""]);
     assert_eq!(
-        QueryParameters::parse(Some("projectId=a")).text("project_id"),
-        "a"
+        fields(members.finish().unwrap_err()),
+        [("endpoint_id".to_owned(), "must not be empty".to_owned())]
     );
+}
+
+#[test]
+fn what_is_only_shown_cannot_be_changed() {
+    let mut members = Members::parse(br#"{"revision":3,"url":"x","nothing":1}"#).unwrap();
+    assert!(members.has("url") && !members.has("id"));
+    members.text("url");
+    members.fixed(&["id", "revision"]);
+    let expected = [("revision", "cannot be changed"), ("nothing", "is not known")];
+    assert_eq!(
+        fields(members.finish().unwrap_err()),
+        expected.map(|(field, message)| (field.to_owned(), message.to_owned()))
+    );
+}
+
+#[test]
+fn pairs_keep_their_order_and_what_is_given_twice() {
+    let mut members = Members::parse(br#"{"headers":{"b":"1","a":"2","b":"3"},"other":{"a":1}}"#).unwrap();
+    let Pairs(pairs) = members.value("headers", "an object of strings").unwrap();
+    let pairs: Vec<_> = pairs.iter().map(|(name, value)| (&**name, &**value)).collect();
+    assert_eq!(pairs, [("b", "1"), ("a", "2"), ("b", "3")]);
+    assert!(members.value::<Pairs>("other", "an object of strings").is_none());
+    assert_eq!(fields(members.finish().unwrap_err())[0].0, "other");
 }
 
 async fn read(content_type: Option<&str>, body: Body) -> Result<Bytes, &'static str> {

@@ -15,6 +15,7 @@
 //! | [`slack`] | what Slack takes |
 //! | [`reference`] | other implementations of what is signed here, to verify it |
 //! | [`dns`] | a DNS server that follows a script |
+//! | [`mcp`] | the official MCP client |
 //! | [`grpc`], [`rest`] | plain clients, and what a program can tell of a refusal |
 //! | [`process`] | child processes that never outlive the run |
 //! | [`procfs`] | what a process has used |
@@ -32,6 +33,7 @@ pub mod eventually;
 pub mod grpc;
 pub mod local;
 pub mod log;
+pub mod mcp;
 pub mod nats;
 pub mod ports;
 pub mod postgres;

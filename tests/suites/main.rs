@@ -24,6 +24,7 @@ mod health;
 mod history;
 mod keys;
 mod lanes;
+mod mcp;
 mod outage;
 mod projection;
 mod replay;

@@ -96,6 +96,31 @@ async fn deliver(url: &str, receiver: &Receiver) -> String {
     rotated["signing_secret"].as_str().unwrap().to_owned()
 }
 
+/// Makes an endpoint and rotates its secret as an agent does. Gives the new secret.
+async fn act_as_agent(url: &str, receiver: &Receiver) -> String {
+    let rest = RestClient::new(url, Some(ADMIN_KEY));
+    let call = async |tool: &str, arguments: Value| {
+        let headers = [
+            ("content-type", "application/json"),
+            ("accept", "application/json, text/event-stream"),
+        ];
+        let params = json!({"name": tool, "arguments": arguments});
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
+        let answer = rest.send(Method::POST, "/mcp", &headers, body.to_string()).await;
+        answer.json()["result"]["structuredContent"].clone()
+    };
+    let new = json!({
+        "project_id": PROJECT,
+        "url": format!("{}?token={QUERY}", receiver.url("/agent")),
+        "headers": {"authorization": format!("Bearer {ENDPOINT_TOKEN}")},
+        "signing_secret": IMPORTED_SECRET,
+    });
+    let created = call("create_webhook_endpoint", new).await;
+    assert_eq!(created["signing_secret"], IMPORTED_SECRET);
+    let rotated = call("rotate_webhook_secret", json!({"endpoint_id": created["id"]})).await;
+    rotated["signing_secret"].as_str().unwrap().to_owned()
+}
+
 /// Makes calls that are refused, and gives what is answered.
 async fn be_refused(url: &str, receiver: &Receiver) -> Vec<String> {
     let channel = authorized(url, Some(ADMIN_KEY)).await.unwrap();
@@ -143,6 +168,7 @@ async fn no_log_line_of_any_level_holds_one() {
     let receiver = Receiver::start();
 
     let rotated = deliver(&process.url(), &receiver).await;
+    let rotated_by_agent = act_as_agent(&process.url(), &receiver).await;
     let answers = be_refused(&process.url(), &receiver).await;
     assert!(process.stop().await.success());
 
@@ -164,6 +190,7 @@ async fn no_log_line_of_any_level_holds_one() {
         bare(IMPORTED_SECRET),
         bare(BAD_SECRET),
         bare(&rotated),
+        bare(&rotated_by_agent),
     ] {
         let line = logged.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "{secret} is logged");

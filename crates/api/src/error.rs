@@ -209,7 +209,7 @@ impl AppError {
     }
 
     /// For people, bounded as [`Self::fields`] are.
-    fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         shorten(&self.to_string(), MESSAGE_CHARS)
     }
 
@@ -255,7 +255,8 @@ impl AppError {
         }
     }
 
-    fn retry_after(&self) -> Option<Duration> {
+    /// How long to wait before trying again, of what trying again may help against.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } => Some(*retry_after),
             _ => matches!(self.row().kind, UNAVAILABLE | RATE_LIMIT).then_some(RETRY_HINT),
@@ -281,6 +282,29 @@ impl AppError {
         tonic::Status::with_error_details(row.grpc, self.message(), details)
     }
 
+    /// The error as REST and MCP put it.
+    pub(crate) fn to_body(&self) -> ErrorBody {
+        let row = self.row();
+        let (resource, id) = self
+            .resource()
+            .map(|(resource, id)| (resource.as_str(), id.to_owned()))
+            .unzip();
+        let field = |violation: FieldViolation| ErrorField {
+            field: violation.field,
+            message: violation.message,
+        };
+        ErrorBody {
+            error: ErrorObject {
+                kind: row.kind,
+                code: row.code,
+                message: self.message(),
+                resource,
+                id,
+                fields: self.fields().into_iter().map(field).collect(),
+            },
+        }
+    }
+
     /// The error as the door of the call puts it.
     pub(crate) fn into_door_response(self, grpc: bool) -> Response {
         if grpc {
@@ -303,7 +327,7 @@ fn unknown_text(nearest: &[EventType]) -> String {
 }
 
 /// Rounded up: who waits that long does not come too early.
-fn whole_seconds(delay: Duration) -> u64 {
+pub(crate) fn whole_seconds(delay: Duration) -> u64 {
     delay.as_secs() + u64::from(delay.subsec_nanos() > 0)
 }
 
@@ -375,26 +399,7 @@ struct ErrorField {
 impl IntoResponse for AppError {
     fn into_response(self) -> Response {
         let row = self.row();
-        let (resource, id) = self
-            .resource()
-            .map(|(resource, id)| (resource.as_str(), id.to_owned()))
-            .unzip();
-        let fields = self.fields().into_iter();
-        let body = ErrorBody {
-            error: ErrorObject {
-                kind: row.kind,
-                code: row.code,
-                message: self.message(),
-                resource,
-                id,
-                fields: fields
-                    .map(|f| ErrorField {
-                        field: f.field,
-                        message: f.message,
-                    })
-                    .collect(),
-            },
-        };
+        let body = self.to_body();
         let mut response = (row.http, axum::Json(body)).into_response();
         let headers = response.headers_mut();
         if let Some(delay) = self.retry_after() {

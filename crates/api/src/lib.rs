@@ -1,4 +1,4 @@
-//! The doors of Cuitty Webhooks: gRPC and REST on one listener, over one [`App`].
+//! The doors of Cuitty Webhooks: gRPC, REST and MCP on one listener, over one [`App`].
 //!
 //! A door turns a call into a command or a question of [`App`] and the answer back; it decides nothing. What is accepted is
 //! appended to the log before it is answered; what is read comes from the endpoint directory or the delivery history.
@@ -11,6 +11,7 @@ mod config;
 mod error;
 mod grpc;
 mod limit;
+mod mcp;
 pub mod metrics;
 mod rest;
 mod serve;
@@ -99,7 +100,7 @@ impl Api {
         })
     }
 
-    /// What the doors stand before; the MCP door and the console join here.
+    /// What the doors stand before; the console joins here.
     pub fn app(&self) -> &Arc<App> {
         &self.app
     }
@@ -119,7 +120,8 @@ impl Api {
         hard: CancellationToken,
     ) -> Result<(), ApiError> {
         let (grpc, health) = grpc::routes(&self.app)?;
-        let router = serve::router(&self.config, grpc.merge(rest::routes(Arc::clone(&self.app))));
+        let http = rest::routes(Arc::clone(&self.app)).merge(mcp::routes(Arc::clone(&self.app)));
+        let router = serve::router(&self.config, grpc.merge(http));
         let reporter = grpc::report_health(health, || self.app.is_accepting(), soft.clone());
         let end_watches = async {
             soft.cancelled().await;

@@ -1,19 +1,19 @@
 //! The REST door: one file per resource, each a translation to and from [`App`]. Cuitty's own surface is `/api/webhooks`, the
 //! one for managing `/manage/v1/webhooks`; what is on both does the same.
 
-mod body;
+pub(crate) mod body;
 mod contract;
 mod deliver;
-mod deliveries;
-mod endpoints;
-mod event_types;
-mod model;
+pub(crate) mod deliveries;
+pub(crate) mod endpoints;
+pub(crate) mod event_types;
+pub(crate) mod model;
 mod query;
 mod replays;
-mod rotate;
-mod settings;
+pub(crate) mod rotate;
+pub(crate) mod settings;
 mod status;
-mod terms;
+pub(crate) mod terms;
 mod test_event;
 
 use std::sync::Arc;
@@ -107,7 +107,7 @@ pub(crate) fn routes(app: Arc<App>) -> Router {
 }
 
 /// Who calls. A route that takes one is not reached without a key.
-pub(super) struct Key(pub(super) Arc<Caller>);
+pub(crate) struct Key(pub(crate) Arc<Caller>);
 
 impl FromRequestParts<Arc<App>> for Key {
     type Rejection = AppError;

@@ -1,4 +1,4 @@
-//! The listener: gRPC and REST on one port, HTTP/1.1 and HTTP/2 without TLS, with bounds on everything.
+//! The listener: gRPC, REST and MCP on one port, HTTP/1.1 and HTTP/2 without TLS, with bounds on everything.
 
 use std::io;
 use std::panic::AssertUnwindSafe;

@@ -4,6 +4,7 @@ mod config;
 mod demo;
 mod dev;
 mod keys;
+mod mcp;
 mod openapi;
 mod projection;
 mod remote;
@@ -91,6 +92,8 @@ enum Command {
     /// API keys
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Tools for agents: MCP over standard input and output, of a running service
+    Mcp(mcp::McpArgs),
     /// The configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -187,6 +190,7 @@ fn run(command: Command, mut invocation: Invocation) -> anyhow::Result<()> {
             Command::Topology(command) => topology::run(command, &invocation.sources).await,
             Command::Projection(command) => projection::run(command, &invocation.sources).await,
             Command::Keys(command) => keys::run(command, invocation.remote).await,
+            Command::Mcp(args) => mcp::run(args, invocation.remote).await,
             Command::Demo(args) => Box::pin(demo::run(args, invocation)).await,
             Command::Config(_) | Command::Openapi => Ok(()),
         }

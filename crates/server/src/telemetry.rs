@@ -19,8 +19,11 @@ use crate::config::{LogFormat, Telemetry};
 const SERVICE: &str = "cuitty-webhooks";
 /// What the targets of our crates start with.
 const OURS: &str = "cuitty_webhooks";
-/// Shows whole messages at trace level: payloads, and the headers of endpoints, which hold their owners' tokens.
-const TALKATIVE: &str = "async_nats";
+/// What is not shown of these, whatever the filter says, for there they show whole messages. Of `async_nats` that is the trace
+/// level, with payloads, and headers of endpoints, which hold their owners' tokens; of `rmcp` everything that a caller can bring
+/// about, with the signing secrets in arguments and answers.
+const TALKATIVE: [(&str, LevelFilter); 2] =
+    [("async_nats", LevelFilter::DEBUG), ("rmcp", LevelFilter::ERROR)];
 /// Upper bounds of the histograms of durations, in seconds: a fifth of a millisecond to a minute.
 const SECONDS: [f64; 16] = [
     0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
@@ -52,7 +55,7 @@ pub fn init(config: &Telemetry) -> anyhow::Result<TelemetryGuard> {
         .context("telemetry.log_filter")?;
     let discreet = Targets::new()
         .with_default(LevelFilter::TRACE)
-        .with_target(TALKATIVE, LevelFilter::DEBUG);
+        .with_targets(TALKATIVE);
     let is_terminal = std::io::stderr().is_terminal();
     let json = match config.log_format {
         LogFormat::Auto => !is_terminal,

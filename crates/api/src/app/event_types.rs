@@ -122,7 +122,7 @@ impl App {
     ) -> Result<(Vec<Arc<EventTypeEntry>>, Option<String>), AppError> {
         observed("list_event_types", async {
             caller.require(Scope::Read)?;
-            let mut violations = Violations::default();
+            let mut violations = Violations::after(page.faults.clone());
             let project_id = violations.project(caller, project_id);
             let limit = page.limit(&mut violations) as usize;
             let cursor = violations.parse_some::<EventTypeCursor>("cursor", &page.cursor);

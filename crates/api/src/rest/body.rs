@@ -26,7 +26,7 @@ const DISCARD_BYTES: usize = 4 * 1024 * 1024;
 const MEMBERS: usize = 64;
 
 /// A JSON body, whole but not parsed yet. Empty when there is none.
-pub(super) struct JsonBytes(pub(super) Bytes);
+pub(crate) struct JsonBytes(pub(crate) Bytes);
 
 impl<S: Sync> FromRequest<S> for JsonBytes {
     type Rejection = AppError;
@@ -256,7 +256,7 @@ impl<'de> Deserialize<'de> for Pairs {
 }
 
 /// `projectId` as `project_id`.
-pub(super) fn snake_case(name: &str) -> String {
+pub(crate) fn snake_case(name: &str) -> String {
     let mut snake = String::with_capacity(name.len() + 4);
     for character in name.chars() {
         if character.is_ascii_uppercase() {

@@ -17,10 +17,10 @@ use crate::error::AppError;
 use crate::trace_context::traceparent;
 
 /// What a delivery's status may be called.
-pub(super) const STATUSES: &str = "`pending`, `delivered` or `failed`";
+pub(crate) const STATUSES: &str = "`pending`, `delivered` or `failed`";
 
 /// The status of this name.
-pub(super) fn status_of(name: &str) -> Option<DeliveryStatus> {
+pub(crate) fn status_of(name: &str) -> Option<DeliveryStatus> {
     match name {
         "pending" => Some(DeliveryStatus::Pending),
         "delivered" => Some(DeliveryStatus::Delivered),

@@ -69,7 +69,7 @@ async fn list(app: &App, caller: &Caller, query: Option<&str>) -> Result<Json<En
 }
 
 /// The endpoint as it is shown now.
-fn shown(app: &App, endpoint: &Endpoint) -> EndpointBody {
+pub(crate) fn shown(app: &App, endpoint: &Endpoint) -> EndpointBody {
     EndpointBody::new(endpoint, app.health(endpoint), app.now())
 }
 

@@ -1,6 +1,6 @@
 //! `/manage/v1/webhooks/event-types`, and what becomes of types that are not among them.
 
-mod model;
+pub(crate) mod model;
 
 use std::sync::Arc;
 

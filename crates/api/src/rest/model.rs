@@ -4,6 +4,6 @@ mod delivery;
 mod endpoint;
 mod replay;
 
-pub(super) use self::delivery::{DeliveryBody, DeliveryDetailBody, DeliveryList, Status};
-pub(super) use self::endpoint::{CreatedBody, EndpointBody, EndpointList, RotatedBody, Scheme};
+pub(crate) use self::delivery::{DeliveryBody, DeliveryDetailBody, DeliveryList, Status};
+pub(crate) use self::endpoint::{CreatedBody, EndpointBody, EndpointList, RotatedBody, Scheme};
 pub(super) use self::replay::{CountBody, NewReplayBody, ReplayBody};

@@ -150,7 +150,7 @@ pub(super) async fn revoke_secret(
         .replayed(revoked.is_replayed))
 }
 
-fn read(body: &[u8]) -> Result<Rotation, AppError> {
+pub(crate) fn read(body: &[u8]) -> Result<Rotation, AppError> {
     if matches!(body.trim_ascii(), b"" | b"null") {
         return Ok(Rotation::default());
     }

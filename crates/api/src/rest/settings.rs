@@ -131,7 +131,7 @@ enum Kind {
 }
 
 /// The endpoint that a body asks for.
-pub(super) fn read_new(body: &[u8]) -> Result<NewEndpoint, AppError> {
+pub(crate) fn read_new(body: &[u8]) -> Result<NewEndpoint, AppError> {
     let mut members = Members::parse(body)?;
     let project_id = members.name("project_id");
     members.demand("url");
@@ -148,7 +148,7 @@ pub(super) fn read_new(body: &[u8]) -> Result<NewEndpoint, AppError> {
 }
 
 /// The change that a body asks for: of the members that it has.
-pub(super) fn read_patch(body: &[u8]) -> Result<EndpointUpdate, AppError> {
+pub(crate) fn read_patch(body: &[u8]) -> Result<EndpointUpdate, AppError> {
     let mut members = Members::parse(body)?;
     let fields = ["active"].into_iter().chain(SETTING_FIELDS);
     let fields = fields

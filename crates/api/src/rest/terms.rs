@@ -22,7 +22,7 @@ const IDEMPOTENCY_HEADERS: [&str; 2] = ["idempotency-key", "x-cuitty-idempotency
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// An id that stands in a path.
-pub(super) trait PathParameter: FromStr<Err = InvalidId> {
+pub(crate) trait PathParameter: FromStr<Err = InvalidId> {
     /// Its name in errors.
     const FIELD: &str;
 }

@@ -56,11 +56,17 @@ impl Remote {
 
     /// Connects.
     pub(super) async fn connect(self, flags: &RemoteFlags) -> anyhow::Result<Client> {
+        let (url, api_key) = self.target(flags.url.as_deref())?;
+        Ok(Client::connect(&url, &api_key).await?)
+    }
+
+    /// The address, of which `url` is the one asked for, and the key.
+    pub(super) fn target(self, url: Option<&str>) -> anyhow::Result<(String, String)> {
         let api_key = self
             .api_key
             .ok_or_else(|| Usage(format!("{API_KEY_VARIABLE} is not set: calls need an API key")))?;
-        let url = flags.url.clone().or(self.url);
-        Ok(Client::connect(url.as_deref().unwrap_or(DEFAULT_URL), &api_key).await?)
+        let url = url.map(str::to_owned).or(self.url);
+        Ok((url.unwrap_or_else(|| DEFAULT_URL.to_owned()), api_key))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::error::AppError;
 /// An event type that a project knows.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EventType)]
-pub(super) struct EventTypeBody {
+pub(crate) struct EventTypeBody {
     project_id: String,
     #[schema(example = "budget.exceeded")]
     name: String,
@@ -38,7 +38,7 @@ pub(super) struct EventTypeBody {
 
 impl EventTypeBody {
     /// What is stored is JSON; if it is not, that is a defect.
-    pub(super) fn new(definition: &EventTypeDefinition) -> Result<Self, AppError> {
+    pub(crate) fn new(definition: &EventTypeDefinition) -> Result<Self, AppError> {
         let settings = &definition.settings;
         let raw = |text: &Option<String>| {
             let raw = text.clone().map(RawValue::from_string).transpose();
@@ -61,10 +61,10 @@ impl EventTypeBody {
 
 /// A page of event types, in order of their names.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct EventTypeList {
-    pub(super) data: Vec<EventTypeBody>,
+pub(crate) struct EventTypeList {
+    pub(crate) data: Vec<EventTypeBody>,
     /// Pass it as `cursor` for the next page; null on the last one.
-    pub(super) next_cursor: Option<String>,
+    pub(crate) next_cursor: Option<String>,
 }
 
 /// An event type to be. Names may be given in `camelCase` too.

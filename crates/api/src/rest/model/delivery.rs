@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = DeliveryStatus)]
-pub(in crate::rest) enum Status {
+pub(crate) enum Status {
     Pending,
     Delivered,
     Failed,
@@ -26,7 +26,7 @@ pub(in crate::rest) enum Status {
 /// One message to one endpoint.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Delivery)]
-pub(in crate::rest) struct DeliveryBody {
+pub(crate) struct DeliveryBody {
     #[schema(example = "dlv_01h455vb4pex5vsknk084sn02q")]
     id: String,
     #[schema(example = "acme")]
@@ -56,16 +56,16 @@ pub(in crate::rest) struct DeliveryBody {
 
 /// A page of deliveries, newest first.
 #[derive(Debug, Serialize, ToSchema)]
-pub(in crate::rest) struct DeliveryList {
-    pub(in crate::rest) data: Vec<DeliveryBody>,
+pub(crate) struct DeliveryList {
+    pub(crate) data: Vec<DeliveryBody>,
     /// Pass it as `cursor` for the next page; null on the last one.
-    pub(in crate::rest) next_cursor: Option<String>,
+    pub(crate) next_cursor: Option<String>,
 }
 
 /// A delivery with its payload and every attempt.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = DeliveryDetail)]
-pub(in crate::rest) struct DeliveryDetailBody {
+pub(crate) struct DeliveryDetailBody {
     #[serde(flatten)]
     delivery: DeliveryBody,
     /// Media type of the payload.
@@ -171,7 +171,7 @@ struct CheckBody {
 }
 
 impl DeliveryBody {
-    pub(in crate::rest) fn new(state: &Delivery) -> Self {
+    pub(crate) fn new(state: &Delivery) -> Self {
         let names = &state.delivery;
         Self {
             id: names.delivery_id.to_string(),
@@ -198,7 +198,7 @@ impl DeliveryBody {
 
 impl DeliveryDetailBody {
     /// `checks` are those of the attempts' signatures, for each attempt in turn, when they were asked for.
-    pub(in crate::rest) fn new(detail: &DeliveryDetail, checks: Option<&[Vec<SignatureCheck>]>) -> Self {
+    pub(crate) fn new(detail: &DeliveryDetail, checks: Option<&[Vec<SignatureCheck>]>) -> Self {
         let payload = serde_json::from_slice::<Box<RawValue>>(&detail.payload).ok();
         let last = detail.attempts.last();
         let last = last.and_then(|row| row.attempt.response.as_ref());

@@ -13,7 +13,7 @@ use crate::app::EndpointHealth;
 /// An endpoint. Its secrets are told by id; their values are shown only when they are made.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Endpoint)]
-pub(in crate::rest) struct EndpointBody {
+pub(crate) struct EndpointBody {
     #[schema(example = "ep_01h455vb4pex5vsknk084sn02q")]
     id: String,
     project_id: String,
@@ -82,7 +82,7 @@ struct BlockedByBody {
 /// How a secret signs.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[schema(as = SignatureScheme)]
-pub(in crate::rest) enum Scheme {
+pub(crate) enum Scheme {
     #[serde(rename = "hmac-sha256")]
     HmacSha256,
     #[serde(rename = "ed25519")]
@@ -122,7 +122,7 @@ struct SecretBody {
 
 impl EndpointBody {
     /// The endpoint as it is shown at `now`.
-    pub(in crate::rest) fn new(endpoint: &Endpoint, health: EndpointHealth, now: DateTime<Utc>) -> Self {
+    pub(crate) fn new(endpoint: &Endpoint, health: EndpointHealth, now: DateTime<Utc>) -> Self {
         let settings = &endpoint.settings;
         let secret = |secret: &Secret| SecretBody {
             id: secret.id.to_string(),
@@ -176,31 +176,31 @@ impl EndpointBody {
 
 /// A page of endpoints, newest first.
 #[derive(Debug, Serialize, ToSchema)]
-pub(in crate::rest) struct EndpointList {
-    pub(in crate::rest) data: Vec<EndpointBody>,
+pub(crate) struct EndpointList {
+    pub(crate) data: Vec<EndpointBody>,
     /// Pass it as `cursor` for the next page; null on the last one.
-    pub(in crate::rest) next_cursor: Option<String>,
+    pub(crate) next_cursor: Option<String>,
 }
 
 /// An endpoint that was just made.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = CreatedEndpoint)]
-pub(in crate::rest) struct CreatedBody {
+pub(crate) struct CreatedBody {
     #[serde(flatten)]
-    pub(in crate::rest) endpoint: EndpointBody,
+    pub(crate) endpoint: EndpointBody,
     /// Shown here and never again: `whsec_`, or `whsk_` of an ed25519 key, and base64.
     #[schema(example = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD")]
-    pub(in crate::rest) signing_secret: String,
+    pub(crate) signing_secret: String,
 }
 
 /// The new secret. It is shown here and never again.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RotatedSecret)]
-pub(in crate::rest) struct RotatedBody {
+pub(crate) struct RotatedBody {
     #[schema(example = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD")]
-    pub(in crate::rest) signing_secret: String,
-    pub(in crate::rest) secret_id: String,
+    pub(crate) signing_secret: String,
+    pub(crate) secret_id: String,
     /// Of an ed25519 key: what receivers verify with.
-    pub(in crate::rest) public_key: Option<String>,
-    pub(in crate::rest) previous_expires_at: DateTime<Utc>,
+    pub(crate) public_key: Option<String>,
+    pub(crate) previous_expires_at: DateTime<Utc>,
 }

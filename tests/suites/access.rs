@@ -4,17 +4,22 @@
 mod methods;
 mod routes;
 
+use cuitty_webhooks_proto::v1::event_type_service_client::EventTypeServiceClient;
 use cuitty_webhooks_proto::v1::{
-    CreateEndpointRequest, DeliverRequest, GetDeliveryRequest, StartReplayRequest,
+    CreateEndpointRequest, CreateEventTypeRequest, DeliverRequest, EventType, GetDeliveryRequest,
+    StartReplayRequest,
 };
 use harness::app::TestApp;
 use harness::eventually::eventually;
+use harness::roles::ADMIN_KEY;
 
 /// The project of the keys.
 const OURS: &str = "alpha";
 /// Another one, and one that does not exist.
 const THEIRS: &str = "omega";
 const NOBODYS: &str = "sigma";
+/// An event type that is made by whoever may.
+const MADE_HERE: &str = "made.here";
 
 /// Something of every kind that a caller can name. Ids of one kind are equally long, so that answers can be compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +79,16 @@ impl Ids {
         };
         let replay = app.deliveries().start_replay(request).await.unwrap();
         let key = app.create_key(project, &["read"]).await.api_key.unwrap();
+        let event_type = EventType {
+            project_id: project.into(),
+            name: format!("{project}.created"),
+            ..Default::default()
+        };
+        let request = CreateEventTypeRequest {
+            event_type: Some(event_type),
+        };
+        let mut event_types = EventTypeServiceClient::new(app.channel(Some(ADMIN_KEY)));
+        let event_type = event_types.create_event_type(request).await.unwrap();
         Self {
             project: project.into(),
             endpoint: endpoint.id,
@@ -81,7 +96,7 @@ impl Ids {
             delivery,
             replay: replay.into_inner().id,
             key: key.id,
-            event_type: format!("{project}.created"),
+            event_type: event_type.into_inner().name,
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod checking;
 mod rest;
+mod terms;
 
 use cuitty_webhooks_proto::v1::event_type_service_client::EventTypeServiceClient;
 use cuitty_webhooks_proto::v1::{
@@ -112,11 +113,8 @@ async fn archive(app: &TestApp, name: &str) -> EventType {
         project_id: PROJECT.into(),
         name: name.into(),
     };
-    client(app)
-        .archive_event_type(request)
-        .await
-        .unwrap()
-        .into_inner()
+    let answer = client(app).archive_event_type(request).await;
+    answer.unwrap().into_inner()
 }
 
 async fn list(app: &TestApp, limit: u32, include_archived: bool) -> Result<Vec<Vec<String>>, Status> {
@@ -147,11 +145,8 @@ async fn policy(app: &TestApp, unknown: UnknownEventTypes) -> EventTypePolicy {
         project_id: PROJECT.into(),
         unknown_event_types: unknown.into(),
     };
-    client(app)
-        .set_event_type_policy(request)
-        .await
-        .unwrap()
-        .into_inner()
+    let answer = client(app).set_event_type_policy(request).await;
+    answer.unwrap().into_inner()
 }
 
 #[tokio::test]

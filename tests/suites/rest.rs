@@ -3,7 +3,7 @@
 mod conditions;
 mod deliveries;
 mod endpoints;
-mod idempotency;
+pub(crate) mod idempotency;
 mod limits;
 mod pages;
 mod schema;

@@ -40,7 +40,7 @@ pub(crate) use self::api_keys::{ListedApiKey, NewApiKey};
 pub(crate) use self::deliver::{Accepted, NewMessage};
 pub(crate) use self::deliveries::DeliveryQuery;
 pub(crate) use self::endpoints::{EndpointUpdate, NewEndpoint};
-pub(crate) use self::event_types::{EventTypeUpdate, NewEventType};
+pub(crate) use self::event_types::{EventTypeName, EventTypeUpdate, NewEventType, NewEventTypePolicy};
 pub(crate) use self::health::EndpointHealth;
 pub(crate) use self::history::History;
 use self::host::HostCheck;

@@ -39,10 +39,12 @@ pub(crate) enum AppError {
     /// The key stands for another request.
     #[error("the idempotency key was used for a different request in the last 24 hours")]
     IdempotencyKeyReused,
-    /// The endpoint is not at a revision that the caller asked for.
-    #[error("endpoint {id} is at revision {revision}, which is not what if-match names")]
+    /// The thing is not at a revision that the caller asked for.
+    #[error("{resource} {id} is at revision {revision}, which is not what if-match names")]
     PreconditionFailed {
-        /// The endpoint.
+        /// What kind of thing.
+        resource: Resource,
+        /// Its id.
         id: String,
         /// Its revision now.
         revision: u64,
@@ -249,8 +251,9 @@ impl AppError {
         match self {
             Self::Rejected(
                 Rejection::NotFound { resource, id } | Rejection::Conflict { resource, id, .. },
-            ) => Some((*resource, id)),
-            Self::Contended(id) | Self::PreconditionFailed { id, .. } => Some((Resource::Endpoint, id)),
+            )
+            | Self::PreconditionFailed { resource, id, .. } => Some((*resource, id)),
+            Self::Contended(id) => Some((Resource::Endpoint, id)),
             _ => None,
         }
     }

@@ -291,6 +291,20 @@ impl Log {
         self.append_change(subject.clone(), subject, body, expected_last_sequence)
             .await
     }
+
+    /// The event type as the change at `sequence` of the control stream left it; `None` when there is none.
+    pub async fn event_type_at(&self, sequence: u64) -> Result<Option<EventTypeDefinition>, LogError> {
+        let message = self.message_at(CONTROL_STREAM, sequence).await?;
+        let state = message.map(|message| codec::decode_event_type_state(message.payload));
+        Ok(state.transpose()?)
+    }
+
+    /// The project's settings as the change at `sequence` of the control stream left them; `None` when there is none.
+    pub async fn project_at(&self, sequence: u64) -> Result<Option<ProjectSettings>, LogError> {
+        let message = self.message_at(CONTROL_STREAM, sequence).await?;
+        let state = message.map(|message| codec::decode_project_state(message.payload));
+        Ok(state.transpose()?)
+    }
 }
 
 #[cfg(test)]

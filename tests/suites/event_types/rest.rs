@@ -1,30 +1,15 @@
 //! The REST routes of event types.
 
-use harness::rest::RestResponse;
 use hyper::Method;
 
 use super::*;
+use crate::rest::{error, refusal};
 
-const TYPES: &str = "/manage/v1/webhooks/event-types";
-const POLICY: &str = "/manage/v1/webhooks/event-type-policy";
+pub(super) const TYPES: &str = "/manage/v1/webhooks/event-types";
+pub(super) const POLICY: &str = "/manage/v1/webhooks/event-type-policy";
 
-fn fault(response: &RestResponse) -> (u16, String, Vec<String>) {
-    let error = &response.json()["error"];
-    let fields = error["fields"].as_array().unwrap().iter();
-    let fields = fields.map(|field| field["field"].as_str().unwrap().to_owned());
-    (
-        response.status.as_u16(),
-        error["code"].as_str().unwrap().to_owned(),
-        fields.collect(),
-    )
-}
-
-fn expected(status: u16, code: &str, fields: &[&str]) -> (u16, String, Vec<String>) {
-    (
-        status,
-        code.to_owned(),
-        fields.iter().map(|&field| field.to_owned()).collect(),
-    )
+pub(super) fn path_of(name: &str) -> String {
+    format!("{TYPES}/{name}?project_id={PROJECT}")
 }
 
 #[tokio::test]
@@ -35,12 +20,11 @@ async fn event_types_are_managed_as_json() {
     let send = async |method: Method, path: &str, body: Value| {
         rest.send(method, path, &json_body, body.to_string()).await
     };
-    let named = |name: &str| format!("{TYPES}/{name}?project_id={PROJECT}");
     for (name, example) in gateway() {
         let body = json!({"project_id": PROJECT, "name": name, "schema": schema_of(&example), "example": example, "enforceSchema": true});
         let created = rest.post(TYPES, &body).await;
         assert_eq!(created.status, 201);
-        assert_eq!(rest.get(&named(name)).await.json(), created.json());
+        assert_eq!(rest.get(&path_of(name)).await.json(), created.json());
         assert_eq!(created.json()["example"], example);
     }
     let bare = json!({"project_id": PROJECT, "name": "a.b"});
@@ -66,7 +50,7 @@ async fn event_types_are_managed_as_json() {
 
     let changed = send(
         Method::PATCH,
-        &named("budget.exceeded"),
+        &path_of("budget.exceeded"),
         json!({"description": "much", "example": null}),
     )
     .await;
@@ -83,12 +67,15 @@ async fn event_types_are_managed_as_json() {
     assert!(changed["schema"].is_object());
 
     assert_eq!(
-        rest.send(Method::DELETE, &named("budget.exceeded"), &[], "")
+        rest.send(Method::DELETE, &path_of("budget.exceeded"), &[], "")
             .await
             .status,
         204
     );
-    assert_eq!(rest.get(&named("budget.exceeded")).await.json()["archived"], true);
+    assert_eq!(
+        rest.get(&path_of("budget.exceeded")).await.json()["archived"],
+        true
+    );
     let count = async |query: &str| {
         let page = rest
             .get(&format!("{TYPES}?project_id={PROJECT}&limit=200{query}"))
@@ -99,17 +86,27 @@ async fn event_types_are_managed_as_json() {
     assert_eq!((count("").await, count("&include_archived=true").await), (10, 11));
     let restored = send(
         Method::PATCH,
-        &named("budget.exceeded"),
+        &path_of("budget.exceeded"),
         json!({"archived": false}),
     )
     .await;
     assert_eq!(restored.json()["archived"], false);
+    let unchanged = send(Method::PATCH, &path_of("budget.exceeded"), json!({})).await;
+    assert_eq!(unchanged.json(), restored.json(), "nothing was asked for");
+}
 
-    for (answer, fault_expected) in [
+#[tokio::test]
+async fn what_is_wrong_with_a_request_is_told_by_its_fields() {
+    let app = TestApp::start().await;
+    let rest = app.rest();
+    let change = async |path: &str, body: Value| rest.patch(path, &body).await;
+    rest.post(TYPES, &json!({"project_id": PROJECT, "name": "a.b"}))
+        .await;
+    for (answer, expected) in [
         (
             rest.post(TYPES, &json!({"project_id": PROJECT, "name": "a.b"}))
                 .await,
-            expected(409, "event_type_conflict", &[]),
+            refusal(409, "event_type_conflict", &[]),
         ),
         (
             rest.post(
@@ -117,7 +114,7 @@ async fn event_types_are_managed_as_json() {
                 &json!({"project_id": PROJECT, "name": "a b", "schema": {"type": 1}}),
             )
             .await,
-            expected(422, "invalid_fields", &["name", "schema/type"]),
+            refusal(422, "invalid_fields", &["name", "schema/type"]),
         ),
         (
             rest.post(
@@ -125,39 +122,51 @@ async fn event_types_are_managed_as_json() {
                 &json!({"project_id": PROJECT, "name": "c.d", "enforce": true}),
             )
             .await,
-            expected(422, "invalid_fields", &["enforce"]),
+            refusal(422, "invalid_fields", &["enforce"]),
         ),
         (
             rest.get(&format!("{TYPES}?project_id=nobody")).await,
-            expected(404, "project_not_found", &[]),
+            refusal(404, "project_not_found", &[]),
         ),
         (
             rest.get(&format!("{TYPES}?project_id={PROJECT}&include_archived=1"))
                 .await,
-            expected(422, "invalid_fields", &["include_archived"]),
+            refusal(422, "invalid_fields", &["include_archived"]),
         ),
         (
             rest.get(&format!("{TYPES}?project_id={PROJECT}&cursor=!")).await,
-            expected(422, "invalid_fields", &["cursor"]),
+            refusal(422, "invalid_fields", &["cursor"]),
         ),
         (
-            rest.get(&named("c.d")).await,
-            expected(404, "event_type_not_found", &[]),
+            rest.get(&path_of("c.d")).await,
+            refusal(404, "event_type_not_found", &[]),
         ),
         (
-            rest.get(&named("c..d")).await,
-            expected(422, "invalid_fields", &["name"]),
+            rest.get(&path_of("c..d")).await,
+            refusal(422, "invalid_fields", &["name"]),
         ),
         (
-            send(Method::PATCH, &named("a.b"), json!({})).await,
-            expected(422, "invalid_fields", &["body"]),
+            change(
+                &path_of("a.b"),
+                json!({"schema": {"type": 1}, "example": 7, "name": "c.d", "archive": true}),
+            )
+            .await,
+            refusal(422, "invalid_fields", &["name", "archive", "schema/type"]),
         ),
         (
-            rest.send(Method::DELETE, &named("c.d"), &[], "").await,
-            expected(404, "event_type_not_found", &[]),
+            change(&format!("{TYPES}/a..b?projct_id=a"), json!({})).await,
+            refusal(422, "invalid_fields", &["projct_id", "project_id", "name"]),
+        ),
+        (
+            rest.get(&format!("{TYPES}/%ff?project_id={PROJECT}")).await,
+            refusal(422, "invalid_fields", &["name"]),
+        ),
+        (
+            rest.send(Method::DELETE, &path_of("c.d"), &[], "").await,
+            refusal(404, "event_type_not_found", &[]),
         ),
     ] {
-        assert_eq!(fault(&answer), fault_expected);
+        assert_eq!(error(&answer), expected);
     }
 }
 
@@ -182,19 +191,19 @@ async fn refused_messages_say_which_field_and_which_names_are_near() {
     let wrong = json!({"project_id": PROJECT, "unknown_event_types": "maybe"});
     let wrong = rest.send(Method::PUT, POLICY, &headers, wrong.to_string()).await;
     assert_eq!(
-        fault(&wrong),
-        expected(422, "invalid_fields", &["unknown_event_types"])
+        error(&wrong),
+        refusal(422, "invalid_fields", &["unknown_event_types"])
     );
     let nobody = rest.get(&format!("{POLICY}?project_id=nobody")).await;
-    assert_eq!(fault(&nobody), expected(404, "project_not_found", &[]));
+    assert_eq!(error(&nobody), refusal(404, "project_not_found", &[]));
 
     let schema = json!({"properties": {"order": {"required": ["id"]}}});
     let body = json!({"project_id": PROJECT, "name": "order.paid", "schema": schema, "enforce_schema": true});
     assert_eq!(rest.post(TYPES, &body).await.status, 201);
     let unknown = deliver("order.payed", json!({})).await;
     assert_eq!(
-        fault(&unknown),
-        expected(422, "event_type_unknown", &["event_type"])
+        error(&unknown),
+        refusal(422, "event_type_unknown", &["event_type"])
     );
     assert!(
         unknown.json()["error"]["message"]
@@ -204,8 +213,8 @@ async fn refused_messages_say_which_field_and_which_names_are_near() {
     );
     let wrong = deliver("order.paid", json!({"order": {}})).await;
     assert_eq!(
-        fault(&wrong),
-        expected(422, "invalid_fields", &["payload/order/id"])
+        error(&wrong),
+        refusal(422, "invalid_fields", &["payload/order/id"])
     );
     assert_eq!(
         deliver("order.paid", json!({"order": {"id": 1}})).await.status,

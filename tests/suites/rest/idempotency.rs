@@ -17,7 +17,13 @@ const ENDPOINTS: &str = "/manage/v1/webhooks/endpoints";
 const DELIVERIES: &str = "/manage/v1/webhooks/deliveries";
 const UNUSED: &str = "http://127.0.0.1:9/unused";
 
-async fn keyed(app: &TestApp, method: &Method, path: &str, key: &str, body: &Value) -> RestResponse {
+pub(crate) async fn keyed(
+    app: &TestApp,
+    method: &Method,
+    path: &str,
+    key: &str,
+    body: &Value,
+) -> RestResponse {
     let headers = [("idempotency-key", key)];
     app.rest().send_json(method.clone(), path, &headers, body).await
 }
@@ -40,7 +46,7 @@ async fn bucket(app: &TestApp) -> jetstream::kv::Store {
 }
 
 /// Makes the only record one of a request whose process was killed before it recorded that it was done.
-async fn forget_that_it_is_done(app: &TestApp, change: impl FnOnce(&mut Value)) {
+pub(crate) async fn forget_that_it_is_done(app: &TestApp, change: impl FnOnce(&mut Value)) {
     let [(name, mut record)] = <[_; 1]>::try_from(records(app).await).unwrap();
     assert!(record.as_object_mut().unwrap().remove("log_sequence").is_some());
     change(&mut record);

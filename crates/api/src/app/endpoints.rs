@@ -6,7 +6,7 @@ use std::time::Duration;
 use cuitty_webhooks_domain::egress::EgressPolicy;
 use cuitty_webhooks_domain::endpoint::{self, Endpoint, EndpointCommand, EndpointDraft, EndpointSettings};
 use cuitty_webhooks_domain::ids::{EndpointId, SecretId};
-use cuitty_webhooks_domain::rejection::{FieldViolation, Rejection};
+use cuitty_webhooks_domain::rejection::{FieldViolation, Rejection, Resource};
 use cuitty_webhooks_domain::signing::{SignatureScheme, SigningSecret};
 use cuitty_webhooks_log::directory::Entry;
 use cuitty_webhooks_log::{Intent, LogError};
@@ -361,10 +361,21 @@ impl App {
 impl Terms {
     /// Refuses an endpoint that is at another revision.
     pub(super) fn check(&self, endpoint: &Endpoint) -> Result<(), AppError> {
+        self.check_revision(Resource::Endpoint, &endpoint.id, endpoint.revision)
+    }
+
+    /// Refuses what is at another revision.
+    pub(super) fn check_revision(
+        &self,
+        resource: Resource,
+        id: &impl ToString,
+        revision: u64,
+    ) -> Result<(), AppError> {
         match &self.revisions {
-            Some(revisions) if !revisions.contains(&endpoint.revision) => Err(AppError::PreconditionFailed {
-                id: endpoint.id.to_string(),
-                revision: endpoint.revision,
+            Some(revisions) if !revisions.contains(&revision) => Err(AppError::PreconditionFailed {
+                resource,
+                id: id.to_string(),
+                revision,
             }),
             _ => Ok(()),
         }

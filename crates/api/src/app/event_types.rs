@@ -1,22 +1,26 @@
 //! Event types: what a project says of them, and what becomes of messages because of that.
 
+mod checking;
 mod page;
+mod policy;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::event_type::{
-    self, EventTypeCommand, EventTypeDefinition, EventTypeDraft, EventTypeSettings, SETTING_FIELDS, nearest,
+    self, EventTypeChange, EventTypeCommand, EventTypeDefinition, EventTypeDraft, EventTypeSettings,
+    SETTING_FIELDS,
 };
 use cuitty_webhooks_domain::limits;
-use cuitty_webhooks_domain::names::{EventType, EventTypePattern, ProjectId};
-use cuitty_webhooks_domain::project::{ProjectSettings, UnknownEventTypes};
+use cuitty_webhooks_domain::names::{EventType, ProjectId};
 use cuitty_webhooks_domain::rejection::{FieldViolation, Rejection, Resource};
 use cuitty_webhooks_log::{EventTypeEntry, LogError};
 
 use self::page::{EventTypeCursor, page_of};
-use super::deliver::Message;
+pub(crate) use self::policy::NewEventTypePolicy;
 use super::input::{PageInput, Violations};
+use super::keyed::{Answer, Keyed, Terms, Turn, fingerprint};
 use super::{App, observed};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
@@ -25,8 +29,6 @@ use crate::error::AppError;
 const DECISIONS: usize = 16;
 /// How long a write may take to be known here.
 const KNOWN: Duration = Duration::from_secs(2);
-/// Longest payload that is checked at once, in bytes. Longer ones do not hold up what else runs here.
-const CHECKED_AT_ONCE: usize = 4 * 1024;
 
 /// An event type as a caller wants it.
 #[derive(Debug, Default)]
@@ -35,6 +37,18 @@ pub(crate) struct NewEventType {
     pub(crate) project_id: String,
     pub(crate) name: String,
     pub(crate) draft: EventTypeDraft,
+    /// What the door has found wrong already.
+    pub(crate) faults: Vec<FieldViolation>,
+}
+
+/// Which event type is meant.
+#[derive(Debug, Default)]
+pub(crate) struct EventTypeName {
+    /// May be empty with a key that is bound to a project.
+    pub(crate) project_id: String,
+    pub(crate) name: String,
+    /// What the door has found wrong already.
+    pub(crate) faults: Vec<FieldViolation>,
 }
 
 /// What shall change about an event type.
@@ -46,8 +60,12 @@ pub(crate) struct EventTypeUpdate {
     pub(crate) archived: bool,
     /// Names of the fields to change.
     pub(crate) fields: Vec<String>,
+    /// Whether no field at all may be named.
+    pub(crate) may_be_empty: bool,
     /// Refuse unless the event type is still at this revision.
     pub(crate) expected_revision: Option<u64>,
+    /// What the door has found wrong already.
+    pub(crate) faults: Vec<FieldViolation>,
 }
 
 impl App {
@@ -57,35 +75,53 @@ impl App {
         &self,
         caller: &Caller,
         new: NewEventType,
-    ) -> Result<EventTypeDefinition, AppError> {
+        idempotency_key: String,
+    ) -> Result<Answer<EventTypeDefinition>, AppError> {
         observed("create_event_type", async {
             caller.require(Scope::Manage)?;
-            let mut violations = Violations::default();
+            let fingerprint = fingerprint("create_event_type", &new);
+            let mut violations = Violations::after(new.faults);
             let project_id = violations.project(caller, &new.project_id);
             let name = violations.parse::<EventType>("name", &new.name);
             let settings = violations.absorb(validate(new.draft).await?)?;
+            violations.idempotency_key(&idempotency_key);
             let ((project_id, name), settings) = violations.finish(project_id.zip(name).zip(settings))?;
             caller.require_project(&project_id)?;
+            let keyed = Keyed {
+                project_id: &project_id,
+                key: &idempotency_key,
+                fingerprint,
+            };
+            let checks = async {
+                self.decide_new(&project_id, &name, &settings, self.now())
+                    .map(drop)
+            };
+            let intent = match self.take_turn(&keyed, checks).await? {
+                Turn::Done(_, sequence) => {
+                    let created = self.event_type_at(&project_id, &name, sequence).await?;
+                    return Ok(Answer::replayed(created));
+                }
+                Turn::First(intent) | Turn::Again(intent) => intent,
+            };
             for _ in 0..DECISIONS {
                 let known = self.event_types.find(&project_id, &name).ok();
-                let existing = known.as_ref().map(|entry| &entry.definition);
-                let (change, definition) = event_type::create(
-                    existing,
-                    project_id.clone(),
-                    name.clone(),
-                    settings.clone(),
-                    self.now(),
-                )?;
-                if self.event_types.count(&project_id) >= limits::EVENT_TYPES {
-                    let message = format!("has {} event types, no more are taken", limits::EVENT_TYPES);
-                    return Err(conflict(Resource::Project, &project_id, message));
+                // A call with the same key has done it already: the time is that of the key's first request.
+                let is_ours = |entry: &&Arc<EventTypeEntry>| {
+                    !keyed.key.is_empty() && entry.definition.created_at == intent.requested_at
+                };
+                if let Some(entry) = known.as_ref().filter(is_ours) {
+                    self.record_done(&keyed, &intent, entry.sequence).await;
+                    return Ok(Answer::first(entry.definition.clone()));
                 }
+                let (change, definition) =
+                    self.decide_new(&project_id, &name, &settings, intent.requested_at)?;
                 let appended = self
                     .log
                     .append_event_type(&change, None, &definition, &caller.actor)
                     .await;
-                if self.is_stored(appended).await? {
-                    return Ok(definition);
+                if let Some(sequence) = self.stored_at(appended).await? {
+                    self.record_done(&keyed, &intent, sequence).await;
+                    return Ok(Answer::first(definition));
                 }
                 // Somebody else created it; soon that is known here, too.
                 self.await_event_type(&project_id, &name, 0).await;
@@ -95,17 +131,34 @@ impl App {
         .await
     }
 
+    /// Refuses a new event type under a name that is taken, or of a project that has too many.
+    fn decide_new(
+        &self,
+        project_id: &ProjectId,
+        name: &EventType,
+        settings: &EventTypeSettings,
+        now: DateTime<Utc>,
+    ) -> Result<(EventTypeChange, EventTypeDefinition), AppError> {
+        let known = self.event_types.find(project_id, name).ok();
+        let existing = known.as_ref().map(|entry| &entry.definition);
+        let created = event_type::create(existing, project_id.clone(), name.clone(), settings.clone(), now)?;
+        if self.event_types.count(project_id) >= limits::EVENT_TYPES {
+            let message = format!("has {} event types, no more are taken", limits::EVENT_TYPES);
+            return Err(conflict(Resource::Project, project_id, message));
+        }
+        Ok(created)
+    }
+
     /// One event type, archived ones too.
     #[tracing::instrument(name = "api.get_event_type", skip_all)]
     pub(crate) async fn get_event_type(
         &self,
         caller: &Caller,
-        project_id: &str,
-        name: &str,
+        which: EventTypeName,
     ) -> Result<Arc<EventTypeEntry>, AppError> {
         observed("get_event_type", async {
             caller.require(Scope::Read)?;
-            let (project_id, name) = named(caller, project_id, name)?;
+            let (project_id, name) = which.read(caller, "")?;
             self.known_event_type(&project_id, &name)
         })
         .await
@@ -137,21 +190,43 @@ impl App {
         .await
     }
 
-    /// Changes the fields named in the update, all in one change.
+    /// Changes the fields named in the update, all in one change. Everything is checked before anything is written.
     #[tracing::instrument(name = "api.update_event_type", skip_all)]
     pub(crate) async fn update_event_type(
         &self,
         caller: &Caller,
-        project_id: &str,
-        name: &str,
+        which: EventTypeName,
         update: EventTypeUpdate,
-    ) -> Result<EventTypeDefinition, AppError> {
+        terms: Terms,
+    ) -> Result<Answer<EventTypeDefinition>, AppError> {
         observed("update_event_type", async {
             caller.require(Scope::Manage)?;
-            check_fields(&update.fields)?;
-            let (project_id, name) = named(caller, project_id, name)?;
-            self.change_event_type(caller, &project_id, &name, Some(&update))
-                .await
+            if !(update.may_be_empty && update.fields.is_empty()) {
+                check_fields(&update.fields)?;
+            }
+            let (project_id, name) = which.read(caller, &terms.idempotency_key)?;
+            let keyed = Keyed {
+                project_id: &project_id,
+                key: &terms.idempotency_key,
+                fingerprint: fingerprint("update_event_type", &(&name, &update)),
+            };
+            let checks = async {
+                let current = self.known_event_type(&project_id, &name)?;
+                update.check(&current.definition, &terms).await
+            };
+            let turn = self.take_turn(&keyed, checks).await?;
+            let intent = match self.settled(&keyed, turn).await? {
+                Turn::Done(_, sequence) => {
+                    let updated = self.event_type_at(&project_id, &name, sequence).await?;
+                    return Ok(Answer::replayed(updated));
+                }
+                Turn::First(intent) | Turn::Again(intent) => intent,
+            };
+            let (definition, sequence) = self
+                .change_event_type(caller, &project_id, &name, Some(&update), &terms)
+                .await?;
+            self.record_done(&keyed, &intent, sequence).await;
+            Ok(Answer::first(definition))
         })
         .await
     }
@@ -161,114 +236,94 @@ impl App {
     pub(crate) async fn archive_event_type(
         &self,
         caller: &Caller,
-        project_id: &str,
-        name: &str,
-    ) -> Result<EventTypeDefinition, AppError> {
+        which: EventTypeName,
+        terms: Terms,
+    ) -> Result<Answer<EventTypeDefinition>, AppError> {
         observed("archive_event_type", async {
             caller.require(Scope::Manage)?;
-            let (project_id, name) = named(caller, project_id, name)?;
-            self.change_event_type(caller, &project_id, &name, None).await
-        })
-        .await
-    }
-
-    /// What becomes of messages whose event type a project does not know.
-    #[tracing::instrument(name = "api.get_event_type_policy", skip_all)]
-    pub(crate) async fn event_type_policy(
-        &self,
-        caller: &Caller,
-        project_id: &str,
-    ) -> Result<ProjectSettings, AppError> {
-        observed("get_event_type_policy", async {
-            caller.require(Scope::Read)?;
-            let project_id = project(caller, project_id)?;
-            self.endpoints_of(&project_id)?;
-            Ok(self.event_types.project(&project_id).settings)
-        })
-        .await
-    }
-
-    /// Sets what becomes of messages whose event type a project does not know.
-    #[tracing::instrument(name = "api.set_event_type_policy", skip_all)]
-    pub(crate) async fn set_event_type_policy(
-        &self,
-        caller: &Caller,
-        project_id: &str,
-        unknown: Option<UnknownEventTypes>,
-    ) -> Result<ProjectSettings, AppError> {
-        observed("set_event_type_policy", async {
-            caller.require(Scope::Manage)?;
-            let mut violations = Violations::default();
-            let project_id = violations.project(caller, project_id);
-            if unknown.is_none() {
-                violations.add("unknown_event_types", "must be `accepted` or `refused`");
-            }
-            let (project_id, unknown) = violations.finish(project_id.zip(unknown))?;
-            caller.require_project(&project_id)?;
-            for _ in 0..DECISIONS {
-                let entry = self.event_types.project(&project_id);
-                let Some(change) = entry.settings.decide(unknown) else {
-                    return Ok(entry.settings);
-                };
-                let now = self.now();
-                let settings = entry.settings.evolve(change, now);
-                let appended = self
-                    .log
-                    .append_project(change, &settings, &caller.actor, now, entry.sequence)
-                    .await;
-                if self.is_stored(appended).await? {
-                    return Ok(settings);
+            let (project_id, name) = which.read(caller, &terms.idempotency_key)?;
+            let keyed = Keyed {
+                project_id: &project_id,
+                key: &terms.idempotency_key,
+                fingerprint: fingerprint("archive_event_type", &name),
+            };
+            let checks = async {
+                let current = self.known_event_type(&project_id, &name)?;
+                terms.check_revision(Resource::EventType, &name, current.definition.revision)
+            };
+            let turn = self.take_turn(&keyed, checks).await?;
+            let intent = match self.settled(&keyed, turn).await? {
+                Turn::Done(_, sequence) => {
+                    let archived = self.event_type_at(&project_id, &name, sequence).await?;
+                    return Ok(Answer::replayed(archived));
                 }
-                let newer = || self.event_types.project(&project_id).sequence > entry.sequence;
-                self.await_change_of_types(newer).await;
-            }
-            let message = "is being changed by others; try again";
-            Err(conflict(Resource::Project, &project_id, message))
+                Turn::First(intent) | Turn::Again(intent) => intent,
+            };
+            let (definition, sequence) = self
+                .change_event_type(caller, &project_id, &name, None, &terms)
+                .await?;
+            self.record_done(&keyed, &intent, sequence).await;
+            Ok(Answer::first(definition))
         })
         .await
+    }
+
+    /// The event type as the change at `sequence` left it.
+    async fn event_type_at(
+        &self,
+        project_id: &ProjectId,
+        name: &EventType,
+        sequence: u64,
+    ) -> Result<EventTypeDefinition, AppError> {
+        let definition = self.log.event_type_at(sequence).await?;
+        let definition = definition.filter(|found| found.project_id == *project_id && found.name == *name);
+        definition.ok_or_else(|| AppError::internal("the log lacks a change that was recorded as made"))
     }
 
     /// Decides an update (none: to archive it) against the event type's state and appends what it changes, provided that
-    /// nobody else has changed it meanwhile; if so, decides anew on the newer state.
+    /// nobody else has changed it meanwhile; if so, decides anew on the newer state. Returns the state after it, and its
+    /// sequence.
     async fn change_event_type(
         &self,
         caller: &Caller,
         project_id: &ProjectId,
         name: &EventType,
         update: Option<&EventTypeUpdate>,
-    ) -> Result<EventTypeDefinition, AppError> {
+        terms: &Terms,
+    ) -> Result<(EventTypeDefinition, u64), AppError> {
         for _ in 0..DECISIONS {
             let entry = self.known_event_type(project_id, name)?;
             let before = &entry.definition;
+            terms.check_revision(Resource::EventType, name, before.revision)?;
             let command = match update {
                 Some(update) => update.command(before).await?,
                 None => EventTypeCommand::Archive,
             };
             let Some(change) = event_type::decide(before, command)? else {
-                return Ok(before.clone());
+                return Ok((before.clone(), entry.sequence));
             };
             let definition = event_type::evolve(before.clone(), &change, self.now());
             let appended = self
                 .log
                 .append_event_type(&change, Some(&entry), &definition, &caller.actor)
                 .await;
-            if self.is_stored(appended).await? {
-                return Ok(definition);
+            if let Some(sequence) = self.stored_at(appended).await? {
+                return Ok((definition, sequence));
             }
             self.await_event_type(project_id, name, entry.sequence).await;
         }
         Err(contended(name))
     }
 
-    /// Waits until what was appended is known here; `false` when somebody else was faster.
-    async fn is_stored(&self, appended: Result<u64, LogError>) -> Result<bool, AppError> {
+    /// Waits until what was appended is known here; `None` when somebody else was faster.
+    async fn stored_at(&self, appended: Result<u64, LogError>) -> Result<Option<u64>, AppError> {
         match appended {
             Ok(sequence) => {
                 tracing::info!(log.seq = sequence, "event types changed");
                 self.event_types.wait_for(sequence, KNOWN).await;
-                Ok(true)
+                Ok(Some(sequence))
             }
-            Err(LogError::Conflict { .. }) => Ok(false),
+            Err(LogError::Conflict { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -300,103 +355,6 @@ impl App {
             .into()
         })
     }
-
-    /// Refuses patterns that name an archived event type, unless they are `known` already.
-    pub(super) fn vet_subscriptions(
-        &self,
-        project_id: &ProjectId,
-        patterns: &[EventTypePattern],
-        known: &[EventTypePattern],
-    ) -> Result<(), Rejection> {
-        let is_archived = |pattern: &EventTypePattern| {
-            let name: Option<EventType> = pattern.as_str().parse().ok();
-            name.and_then(|name| self.event_types.find(project_id, &name).ok())
-                .is_some_and(|entry| entry.definition.is_archived())
-        };
-        let violations: Vec<_> = (patterns.iter().enumerate())
-            .filter(|(_, pattern)| !known.contains(pattern) && is_archived(pattern))
-            .map(|(index, _)| {
-                let message = "names an archived event type, of which there are no messages any more";
-                FieldViolation::new(format!("event_types[{index}]"), message)
-            })
-            .collect();
-        if violations.is_empty() {
-            Ok(())
-        } else {
-            Err(Rejection::Invalid(violations))
-        }
-    }
-
-    /// Refuses a message whose event type is archived, or unknown where that is refused, or whose payload is not as its
-    /// schema says. A message that repeats one which was accepted under its key is not looked at again.
-    pub(super) async fn vet_message(&self, message: Message) -> Result<Message, AppError> {
-        let refusal = match self.event_types.find(&message.project_id, &message.event_type) {
-            Err(UnknownEventTypes::Accepted) => return Ok(message),
-            Err(UnknownEventTypes::Refused) => self.unknown_event_type(&message),
-            Ok(entry) if entry.definition.is_archived() => {
-                AppError::EventTypeArchived(message.event_type.clone())
-            }
-            Ok(entry) => match check_payload(entry, &message).await? {
-                Ok(()) => return Ok(message),
-                Err(violations) => Rejection::Invalid(violations).into(),
-            },
-        };
-        if message.idempotency_key.is_empty() {
-            return Err(refusal);
-        }
-        let keys = self.idempotency().await?;
-        match keys
-            .recall(&message.project_id, &message.idempotency_key)
-            .await?
-        {
-            Some(record) if record.intent.fingerprint == message.fingerprint() => Ok(message),
-            _ => Err(refusal),
-        }
-    }
-
-    fn unknown_event_type(&self, message: &Message) -> AppError {
-        let known = self.event_types.list(&message.project_id, None);
-        let in_use = known
-            .iter()
-            .map(|entry| &entry.definition)
-            .filter(|definition| !definition.is_archived());
-        let nearest = nearest(&message.event_type, in_use.map(|definition| &definition.name));
-        AppError::EventTypeUnknown {
-            nearest: nearest.into_iter().cloned().collect(),
-        }
-    }
-
-    /// A test message that says what the example of its event type says, if there is one.
-    pub(super) fn with_example(&self, mut message: Message) -> Message {
-        let known = self.event_types.find(&message.project_id, &message.event_type);
-        let example = known
-            .ok()
-            .and_then(|entry| entry.definition.settings.example.clone());
-        message.example = example.map(Into::into);
-        message
-    }
-}
-
-/// Checks a JSON payload against the schema that is enforced, if one is.
-async fn check_payload(
-    entry: Arc<EventTypeEntry>,
-    message: &Message,
-) -> Result<Result<(), Vec<FieldViolation>>, AppError> {
-    if entry.enforced.is_none() || !message.is_json() {
-        return Ok(Ok(()));
-    }
-    let payload = message.payload.clone();
-    let is_short = payload.len() <= CHECKED_AT_ONCE;
-    let check = move || match &entry.enforced {
-        Some(schema) => schema.check("payload", &payload),
-        None => Ok(()),
-    };
-    if is_short {
-        return Ok(check());
-    }
-    tokio::task::spawn_blocking(check)
-        .await
-        .map_err(AppError::internal)
 }
 
 /// Checks a draft. A schema takes its time to compile.
@@ -406,22 +364,17 @@ async fn validate(draft: EventTypeDraft) -> Result<Result<EventTypeSettings, Rej
         .map_err(AppError::internal)
 }
 
-/// The project and the event type that a caller names.
-fn named(caller: &Caller, project_id: &str, name: &str) -> Result<(ProjectId, EventType), AppError> {
-    let mut violations = Violations::default();
-    let project_id = violations.project(caller, project_id);
-    let name = violations.parse("name", name);
-    let (project_id, name) = violations.finish(project_id.zip(name))?;
-    caller.require_project(&project_id)?;
-    Ok((project_id, name))
-}
-
-fn project(caller: &Caller, project_id: &str) -> Result<ProjectId, AppError> {
-    let mut violations = Violations::default();
-    let project_id = violations.project(caller, project_id);
-    let project_id = violations.finish(project_id)?;
-    caller.require_project(&project_id)?;
-    Ok(project_id)
+impl EventTypeName {
+    /// The project and the event type that the caller names.
+    fn read(self, caller: &Caller, idempotency_key: &str) -> Result<(ProjectId, EventType), AppError> {
+        let mut violations = Violations::after(self.faults);
+        let project_id = violations.project(caller, &self.project_id);
+        let name = violations.parse("name", &self.name);
+        violations.idempotency_key(idempotency_key);
+        let (project_id, name) = violations.finish(project_id.zip(name))?;
+        caller.require_project(&project_id)?;
+        Ok((project_id, name))
+    }
 }
 
 /// Refuses names of fields that cannot be changed.
@@ -459,18 +412,32 @@ impl EventTypeUpdate {
         draft
     }
 
+    fn changes_settings(&self) -> bool {
+        self.fields.iter().any(|field| field != "archived")
+    }
+
+    /// Everything that is wrong with it as an update of `definition`.
+    async fn check(&self, definition: &EventTypeDefinition, terms: &Terms) -> Result<(), AppError> {
+        let mut violations = Violations::after(self.faults.clone());
+        if self.changes_settings() {
+            violations.absorb(validate(self.apply(definition)).await?)?;
+        }
+        violations.finish(Some(()))?;
+        terms.check_revision(Resource::EventType, &definition.name, definition.revision)
+    }
+
     /// What to do about `definition`. Settings that are not named are not checked again, so that a stored schema which this
     /// version would not take can still be archived.
     async fn command(&self, definition: &EventTypeDefinition) -> Result<EventTypeCommand, AppError> {
-        let is_archived = |field: &String| field == "archived";
-        let settings = if self.fields.iter().all(is_archived) {
-            definition.settings.clone()
-        } else {
+        let settings = if self.changes_settings() {
             validate(self.apply(definition)).await??
+        } else {
+            definition.settings.clone()
         };
+        let archived = self.fields.iter().any(|field| field == "archived");
         Ok(EventTypeCommand::Update {
             settings: Box::new(settings),
-            archived: self.fields.iter().any(is_archived).then_some(self.archived),
+            archived: archived.then_some(self.archived),
             expected_revision: self.expected_revision,
         })
     }

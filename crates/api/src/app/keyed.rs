@@ -24,7 +24,7 @@ const LOOKS: Duration = Duration::from_millis(50);
 pub(crate) struct Terms {
     /// Empty means none.
     pub(crate) idempotency_key: String,
-    /// Refuse unless the endpoint is at one of these revisions; `None` means at any.
+    /// Refuse unless what is changed is at one of these revisions; `None` means at any.
     pub(crate) revisions: Option<Vec<u64>>,
 }
 

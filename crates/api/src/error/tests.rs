@@ -43,7 +43,7 @@ fn each_error_has_its_code_and_its_two_statuses() {
         (AppError::EventTypeArchived("a.b".parse().unwrap()), "event_type_archived", 422, Code::FailedPrecondition),
         (AppError::EventTypeUnknown { nearest: Vec::new() }, "event_type_unknown", 422, Code::InvalidArgument),
         (AppError::IdempotencyKeyReused, "idempotency_key_reused", 409, Code::AlreadyExists),
-        (AppError::PreconditionFailed { id: "ep_1".into(), revision: 2 }, "revision_mismatch", 412, Code::Aborted),
+        (AppError::PreconditionFailed { resource: Resource::Endpoint, id: "ep_1".into(), revision: 2 }, "revision_mismatch", 412, Code::Aborted),
         (rate_limited(), "rate_limited", 429, Code::ResourceExhausted),
         (AppError::MissingKey, "missing_api_key", 401, Code::Unauthenticated),
         (AppError::WrongKey, "invalid_api_key", 401, Code::Unauthenticated),

@@ -19,7 +19,7 @@ impl Door {
 }
 
 /// The terms of a change: what its metadata says.
-fn terms(metadata: &MetadataMap) -> Result<Terms, AppError> {
+pub(super) fn terms(metadata: &MetadataMap) -> Result<Terms, AppError> {
     Ok(Terms {
         idempotency_key: idempotency_key(metadata, String::new())?,
         revisions: None,

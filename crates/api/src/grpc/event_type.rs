@@ -6,8 +6,10 @@ use cuitty_webhooks_proto::v1;
 use cuitty_webhooks_proto::v1::event_type_service_server::EventTypeService;
 use tonic::{Request, Response, Status};
 
+use super::endpoint::terms;
+use super::message::idempotency_key;
 use super::{Door, caller_of, convert};
-use crate::app::{EventTypeUpdate, NewEventType};
+use crate::app::{EventTypeName, EventTypeUpdate, NewEventType, NewEventTypePolicy};
 
 #[tonic::async_trait]
 impl EventTypeService for Door {
@@ -16,14 +18,16 @@ impl EventTypeService for Door {
         request: Request<v1::CreateEventTypeRequest>,
     ) -> Result<Response<v1::EventType>, Status> {
         let caller = caller_of(&request)?;
+        let key = idempotency_key(request.metadata(), String::new())?;
         let new = request.into_inner().event_type.unwrap_or_default();
         let new = NewEventType {
             project_id: new.project_id.clone(),
             name: new.name.clone(),
             draft: draft(new),
+            faults: Vec::new(),
         };
-        let created = self.app.create_event_type(&caller, new).await?;
-        Ok(Response::new(shown(&created)))
+        let created = self.app.create_event_type(&caller, new, key).await?;
+        Ok(Response::new(shown(&created.value)))
     }
 
     async fn get_event_type(
@@ -31,8 +35,9 @@ impl EventTypeService for Door {
         request: Request<v1::GetEventTypeRequest>,
     ) -> Result<Response<v1::EventType>, Status> {
         let caller = caller_of(&request)?;
-        let v1::GetEventTypeRequest { project_id, name } = request.get_ref();
-        let entry = self.app.get_event_type(&caller, project_id, name).await?;
+        let v1::GetEventTypeRequest { project_id, name } = request.into_inner();
+        let which = named(project_id, name);
+        let entry = self.app.get_event_type(&caller, which).await?;
         Ok(Response::new(shown(&entry.definition)))
     }
 
@@ -58,20 +63,19 @@ impl EventTypeService for Door {
         request: Request<v1::UpdateEventTypeRequest>,
     ) -> Result<Response<v1::EventType>, Status> {
         let caller = caller_of(&request)?;
+        let terms = terms(request.metadata())?;
         let request = request.into_inner();
         let new = request.event_type.unwrap_or_default();
-        let (project_id, name) = (new.project_id.clone(), new.name.clone());
+        let which = named(new.project_id.clone(), new.name.clone());
         let update = EventTypeUpdate {
             archived: new.archived,
             draft: draft(new),
             fields: request.update_mask.unwrap_or_default().paths,
             expected_revision: Some(request.expected_revision).filter(|&revision| revision > 0),
+            ..EventTypeUpdate::default()
         };
-        let updated = self
-            .app
-            .update_event_type(&caller, &project_id, &name, update)
-            .await?;
-        Ok(Response::new(shown(&updated)))
+        let updated = self.app.update_event_type(&caller, which, update, terms).await?;
+        Ok(Response::new(shown(&updated.value)))
     }
 
     async fn archive_event_type(
@@ -79,9 +83,11 @@ impl EventTypeService for Door {
         request: Request<v1::ArchiveEventTypeRequest>,
     ) -> Result<Response<v1::EventType>, Status> {
         let caller = caller_of(&request)?;
-        let v1::ArchiveEventTypeRequest { project_id, name } = request.get_ref();
-        let archived = self.app.archive_event_type(&caller, project_id, name).await?;
-        Ok(Response::new(shown(&archived)))
+        let terms = terms(request.metadata())?;
+        let v1::ArchiveEventTypeRequest { project_id, name } = request.into_inner();
+        let which = named(project_id, name);
+        let archived = self.app.archive_event_type(&caller, which, terms).await?;
+        Ok(Response::new(shown(&archived.value)))
     }
 
     async fn get_event_type_policy(
@@ -91,7 +97,7 @@ impl EventTypeService for Door {
         let caller = caller_of(&request)?;
         let settings = self
             .app
-            .event_type_policy(&caller, &request.get_ref().project_id)
+            .event_type_policy(&caller, &request.get_ref().project_id, Vec::new())
             .await?;
         Ok(Response::new(policy(&settings)))
     }
@@ -101,17 +107,27 @@ impl EventTypeService for Door {
         request: Request<v1::SetEventTypePolicyRequest>,
     ) -> Result<Response<v1::EventTypePolicy>, Status> {
         let caller = caller_of(&request)?;
-        let request = request.get_ref();
-        let unknown = match request.unknown_event_types() {
-            v1::UnknownEventTypes::Unspecified => None,
-            v1::UnknownEventTypes::Accepted => Some(UnknownEventTypes::Accepted),
-            v1::UnknownEventTypes::Refused => Some(UnknownEventTypes::Refused),
+        let key = idempotency_key(request.metadata(), String::new())?;
+        let request = request.into_inner();
+        let new = NewEventTypePolicy {
+            unknown_event_types: match request.unknown_event_types() {
+                v1::UnknownEventTypes::Unspecified => None,
+                v1::UnknownEventTypes::Accepted => Some(UnknownEventTypes::Accepted),
+                v1::UnknownEventTypes::Refused => Some(UnknownEventTypes::Refused),
+            },
+            project_id: request.project_id,
+            faults: Vec::new(),
         };
-        let settings = self
-            .app
-            .set_event_type_policy(&caller, &request.project_id, unknown)
-            .await?;
-        Ok(Response::new(policy(&settings)))
+        let settings = self.app.set_event_type_policy(&caller, new, key).await?;
+        Ok(Response::new(policy(&settings.value)))
+    }
+}
+
+fn named(project_id: String, name: String) -> EventTypeName {
+    EventTypeName {
+        project_id,
+        name,
+        faults: Vec::new(),
     }
 }
 

@@ -1,28 +1,34 @@
-//! `/manage/v1/webhooks/event-types`, and what becomes of types that are not among them.
+//! Event types, and what becomes of those that a project does not know, under `/manage/v1/webhooks`.
 
 pub(crate) mod model;
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, RawQuery, State};
-use cuitty_webhooks_domain::event_type::EventTypeDraft;
+use axum::extract::{FromRequestParts, RawPathParams, RawQuery, State};
+use axum::response::{IntoResponse, Response};
+use cuitty_webhooks_domain::event_type::{EventTypeDraft, SETTING_FIELDS};
 use cuitty_webhooks_domain::project::UnknownEventTypes;
-use cuitty_webhooks_domain::rejection::Rejection;
-use http::StatusCode;
+use cuitty_webhooks_domain::rejection::FieldViolation;
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
 use serde_json::value::RawValue;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::model::{
-    CreateEventTypeBody, EventTypeBody, EventTypeList, EventTypePolicyBody, SetEventTypePolicyBody,
-    UpdateEventTypeBody,
+    EventTypeBody, EventTypeList, EventTypePatchBody, EventTypePolicyBody, NewEventTypeBody,
+    NewEventTypePolicyBody,
 };
 use super::Key;
 use super::body::{JsonBytes, Members};
 use super::query::QueryParameters;
-use crate::app::{App, EventTypeUpdate, NewEventType};
-use crate::error::{AppError, ErrorBody};
+use super::terms::{IdempotencyKey, IfMatch, Reply, is_known};
+use crate::app::{App, EventTypeName, EventTypeUpdate, NewEventType, NewEventTypePolicy, Terms};
+use crate::error::AppError;
+
+/// What an event type shows but nobody sets by a PATCH.
+const FIXED: [&str; 5] = ["project_id", "name", "revision", "created_at", "updated_at"];
 
 /// The routes of event types.
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -32,23 +38,18 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(get_event_type_policy, set_event_type_policy))
 }
 
-/// A project's event types in order of their names.
+/// A project's event types, in order of their names.
 #[utoipa::path(
     get,
     path = "/manage/v1/webhooks/event-types",
+    tag = "event types",
     params(
-        ("project_id" = Option<String>, Query, description = "May be left out with a key that is bound to one project"),
-        ("include_archived" = Option<bool>, Query, description = "Archived ones too; default false"),
+        ("project_id" = Option<String>, Query, description = "May be left out with a key that is bound to one project", pattern = "^[A-Za-z0-9_-]{1,64}$"),
+        ("include_archived" = Option<bool>, Query, description = "Archived ones too"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
         ("limit" = Option<u32>, Query, description = "1 to 200, default 50; a page holds fewer when they are large", minimum = 1, maximum = 200)
     ),
-    responses(
-        (status = 200, description = "A page of event types", body = EventTypeList),
-        (status = 401, description = "No valid API key", body = ErrorBody),
-        (status = 403, description = "The key lacks the scope `read`", body = ErrorBody),
-        (status = 404, description = "Unknown project", body = ErrorBody),
-        (status = 422, description = "A parameter is wrong", body = ErrorBody)
-    )
+    responses((status = 200, description = "A page of event types", body = EventTypeList))
 )]
 async fn list_event_types(
     State(app): State<Arc<App>>,
@@ -72,154 +73,155 @@ async fn list_event_types(
 #[utoipa::path(
     post,
     path = "/manage/v1/webhooks/event-types",
-    request_body = CreateEventTypeBody,
-    responses(
-        (status = 201, description = "The event type", body = EventTypeBody),
-        (status = 400, description = "Not JSON", body = ErrorBody),
-        (status = 401, description = "No valid API key", body = ErrorBody),
-        (status = 403, description = "The key lacks the scope `manage`", body = ErrorBody),
-        (status = 404, description = "Unknown project", body = ErrorBody),
-        (status = 409, description = "It exists already, or the project has too many", body = ErrorBody),
-        (status = 413, description = "The body is too large", body = ErrorBody),
-        (status = 415, description = "The body is not said to be JSON", body = ErrorBody),
-        (status = 422, description = "A field is wrong; of a schema or an example, where: `schema/properties/id`", body = ErrorBody),
-        (status = 503, description = "The log is not available", body = ErrorBody)
-    )
+    tag = "event types",
+    request_body(content = NewEventTypeBody, example = json!({
+        "project_id": "acme",
+        "name": "budget.exceeded",
+        "description": "A budget was exceeded",
+        "schema": {"type": "object", "required": ["budget"], "properties": {"budget": {"type": "string"}}},
+        "example": {"budget": "compute"},
+        "enforce_schema": true
+    })),
+    responses((
+        status = 201,
+        description = "The event type",
+        body = EventTypeBody,
+        headers(
+            ("etag" = String, description = "The event type's revision"),
+            ("location" = String, description = "Where the event type is shown")
+        )
+    ))
 )]
 async fn create_event_type(
     State(app): State<Arc<App>>,
     Key(caller): Key,
+    IdempotencyKey(key): IdempotencyKey,
     JsonBytes(body): JsonBytes,
-) -> Result<(StatusCode, Json<EventTypeBody>), AppError> {
-    let mut members = Members::parse(&body)?;
-    let new = NewEventType {
-        project_id: members.text("project_id"),
-        name: members.text("name"),
-        draft: EventTypeDraft {
-            description: members.text("description"),
-            schema: json(members.raw("schema")),
-            example: json(members.raw("example")),
-            enforce_schema: members
-                .value("enforce_schema", "true or false")
-                .unwrap_or_default(),
-        },
-    };
-    members.finish()?;
-    let created = app.create_event_type(&caller, new).await?;
-    Ok((StatusCode::CREATED, Json(EventTypeBody::new(&created)?)))
+) -> Result<Reply, AppError> {
+    let created = app.create_event_type(&caller, read_new(&body)?, key).await?;
+    let definition = &created.value;
+    let location = format!(
+        "/manage/v1/webhooks/event-types/{}?project_id={}",
+        definition.name, definition.project_id
+    );
+    Ok(Reply::new(StatusCode::CREATED, EventTypeBody::new(definition)?)
+        .revision(definition.revision)
+        .location(&location)
+        .replayed(created.is_replayed))
 }
 
-/// One event type, archived ones too.
+/// An event type, be it archived.
 #[utoipa::path(
     get,
     path = "/manage/v1/webhooks/event-types/{name}",
+    tag = "event types",
     params(
-        ("name" = String, Path, description = "Its name"),
-        ("project_id" = Option<String>, Query, description = "May be left out with a key that is bound to one project")
+        ("name" = String, Path, description = "Its name", pattern = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$", max_length = 128),
+        ("project_id" = Option<String>, Query, description = "May be left out with a key that is bound to one project", pattern = "^[A-Za-z0-9_-]{1,64}$"),
+        ("If-None-Match" = Option<String>, Header, description = "What the caller has: the ETag of an earlier answer")
     ),
     responses(
-        (status = 200, description = "The event type", body = EventTypeBody),
-        (status = 401, description = "No valid API key", body = ErrorBody),
-        (status = 403, description = "The key lacks the scope `read`", body = ErrorBody),
-        (status = 404, description = "Unknown project or event type", body = ErrorBody),
-        (status = 422, description = "A parameter is wrong", body = ErrorBody)
+        (
+            status = 200,
+            description = "The event type",
+            body = EventTypeBody,
+            headers(("etag" = String, description = "The event type's revision"))
+        ),
+        (status = 304, description = "It is at the revision that the caller has")
     )
 )]
 async fn get_event_type(
     State(app): State<Arc<App>>,
     Key(caller): Key,
-    Path(name): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Result<Json<EventTypeBody>, AppError> {
-    let mut query = QueryParameters::parse(query.as_deref());
-    let project_id = query.name("project_id");
-    query.finish()?;
-    let entry = app.get_event_type(&caller, &project_id, &name).await?;
-    Ok(Json(EventTypeBody::new(&entry.definition)?))
+    Named(which): Named,
+    headers: HeaderMap,
+) -> Result<Response, AppError> {
+    let entry = app.get_event_type(&caller, which).await?;
+    let definition = &entry.definition;
+    let reply = if is_known(&headers, definition.revision) {
+        Reply::empty(StatusCode::NOT_MODIFIED)
+    } else {
+        Reply::new(StatusCode::OK, EventTypeBody::new(definition)?)
+    };
+    Ok(reply.revision(definition.revision).into_response())
 }
 
-/// Changes an event type: what is absent stays, what is null becomes the default. `"archived": false` restores it.
+/// Changes what the body names, all of it in one change. `"archived": false` restores an archived one.
 #[utoipa::path(
     patch,
     path = "/manage/v1/webhooks/event-types/{name}",
+    tag = "event types",
     params(
-        ("name" = String, Path, description = "Its name"),
-        ("project_id" = Option<String>, Query, description = "May be left out with a key that is bound to one project")
+        ("name" = String, Path, description = "Its name", pattern = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$", max_length = 128),
+        ("project_id" = Option<String>, Query, description = "May be left out with a key that is bound to one project", pattern = "^[A-Za-z0-9_-]{1,64}$"),
+        ("If-Match" = Option<String>, Header, description = "Change it only if this is its ETag")
     ),
-    request_body = UpdateEventTypeBody,
-    responses(
-        (status = 200, description = "The event type after the change", body = EventTypeBody),
-        (status = 400, description = "Not JSON", body = ErrorBody),
-        (status = 401, description = "No valid API key", body = ErrorBody),
-        (status = 403, description = "The key lacks the scope `manage`", body = ErrorBody),
-        (status = 404, description = "Unknown project or event type", body = ErrorBody),
-        (status = 409, description = "Changed by others meanwhile", body = ErrorBody),
-        (status = 413, description = "The body is too large", body = ErrorBody),
-        (status = 415, description = "The body is not said to be JSON", body = ErrorBody),
-        (status = 422, description = "A field is wrong", body = ErrorBody),
-        (status = 503, description = "The log is not available", body = ErrorBody)
-    )
+    request_body(content = EventTypePatchBody, example = json!({
+        "description": "A budget was exceeded",
+        "enforce_schema": false
+    })),
+    responses((
+        status = 200,
+        description = "The event type as it is now",
+        body = EventTypeBody,
+        headers(("etag" = String, description = "The event type's revision"))
+    ))
 )]
 async fn update_event_type(
     State(app): State<Arc<App>>,
     Key(caller): Key,
-    Path(name): Path<String>,
-    RawQuery(query): RawQuery,
+    Named(which): Named,
+    IdempotencyKey(idempotency_key): IdempotencyKey,
+    IfMatch(revisions): IfMatch,
     JsonBytes(body): JsonBytes,
-) -> Result<Json<EventTypeBody>, AppError> {
-    let mut query = QueryParameters::parse(query.as_deref());
-    let project_id = query.name("project_id");
-    query.finish()?;
-    let update = read_update(&body)?;
-    let updated = app.update_event_type(&caller, &project_id, &name, update).await?;
-    Ok(Json(EventTypeBody::new(&updated)?))
+) -> Result<Reply, AppError> {
+    let terms = Terms {
+        idempotency_key,
+        revisions,
+    };
+    let updated = app
+        .update_event_type(&caller, which, read_patch(&body)?, terms)
+        .await?;
+    let definition = &updated.value;
+    Ok(Reply::new(StatusCode::OK, EventTypeBody::new(definition)?)
+        .revision(definition.revision)
+        .replayed(updated.is_replayed))
 }
 
-/// Archives an event type: its messages are refused from now on, and endpoints may not name it anew. It can be restored.
+/// Archives an event type: its messages are refused, and endpoints may not name it anew.
 #[utoipa::path(
     delete,
     path = "/manage/v1/webhooks/event-types/{name}",
+    tag = "event types",
     params(
-        ("name" = String, Path, description = "Its name"),
-        ("project_id" = Option<String>, Query, description = "May be left out with a key that is bound to one project")
+        ("name" = String, Path, description = "Its name", pattern = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$", max_length = 128),
+        ("project_id" = Option<String>, Query, description = "May be left out with a key that is bound to one project", pattern = "^[A-Za-z0-9_-]{1,64}$"),
+        ("If-Match" = Option<String>, Header, description = "Archive it only if this is its ETag")
     ),
-    responses(
-        (status = 204, description = "It is archived"),
-        (status = 401, description = "No valid API key", body = ErrorBody),
-        (status = 403, description = "The key lacks the scope `manage`", body = ErrorBody),
-        (status = 404, description = "Unknown project or event type", body = ErrorBody),
-        (status = 409, description = "Changed by others meanwhile", body = ErrorBody),
-        (status = 422, description = "A parameter is wrong", body = ErrorBody),
-        (status = 503, description = "The log is not available", body = ErrorBody)
-    )
+    responses((status = 204, description = "It is archived"))
 )]
 async fn archive_event_type(
     State(app): State<Arc<App>>,
     Key(caller): Key,
-    Path(name): Path<String>,
-    RawQuery(query): RawQuery,
-) -> Result<StatusCode, AppError> {
-    let mut query = QueryParameters::parse(query.as_deref());
-    let project_id = query.name("project_id");
-    query.finish()?;
-    app.archive_event_type(&caller, &project_id, &name).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Named(which): Named,
+    IdempotencyKey(idempotency_key): IdempotencyKey,
+    IfMatch(revisions): IfMatch,
+) -> Result<Reply, AppError> {
+    let terms = Terms {
+        idempotency_key,
+        revisions,
+    };
+    let archived = app.archive_event_type(&caller, which, terms).await?;
+    Ok(Reply::empty(StatusCode::NO_CONTENT).replayed(archived.is_replayed))
 }
 
 /// What becomes of messages whose event type the project does not know.
 #[utoipa::path(
     get,
     path = "/manage/v1/webhooks/event-type-policy",
-    params(
-        ("project_id" = Option<String>, Query, description = "May be left out with a key that is bound to one project")
-    ),
-    responses(
-        (status = 200, description = "The policy", body = EventTypePolicyBody),
-        (status = 401, description = "No valid API key", body = ErrorBody),
-        (status = 403, description = "The key lacks the scope `read`", body = ErrorBody),
-        (status = 404, description = "Unknown project", body = ErrorBody),
-        (status = 422, description = "A parameter is wrong", body = ErrorBody)
-    )
+    tag = "event types",
+    params(("project_id" = Option<String>, Query, description = "May be left out with a key that is bound to one project", pattern = "^[A-Za-z0-9_-]{1,64}$")),
+    responses((status = 200, description = "The policy", body = EventTypePolicyBody))
 )]
 async fn get_event_type_policy(
     State(app): State<Arc<App>>,
@@ -228,8 +230,9 @@ async fn get_event_type_policy(
 ) -> Result<Json<EventTypePolicyBody>, AppError> {
     let mut query = QueryParameters::parse(query.as_deref());
     let project_id = query.name("project_id");
-    query.finish()?;
-    let settings = app.event_type_policy(&caller, &project_id).await?;
+    let settings = app
+        .event_type_policy(&caller, &project_id, query.faults())
+        .await?;
     Ok(Json(EventTypePolicyBody::new(&settings)))
 }
 
@@ -237,34 +240,92 @@ async fn get_event_type_policy(
 #[utoipa::path(
     put,
     path = "/manage/v1/webhooks/event-type-policy",
-    request_body = SetEventTypePolicyBody,
-    responses(
-        (status = 200, description = "The policy", body = EventTypePolicyBody),
-        (status = 400, description = "Not JSON", body = ErrorBody),
-        (status = 401, description = "No valid API key", body = ErrorBody),
-        (status = 403, description = "The key lacks the scope `manage`", body = ErrorBody),
-        (status = 404, description = "Unknown project", body = ErrorBody),
-        (status = 409, description = "Changed by others meanwhile", body = ErrorBody),
-        (status = 413, description = "The body is too large", body = ErrorBody),
-        (status = 415, description = "The body is not said to be JSON", body = ErrorBody),
-        (status = 422, description = "A field is wrong", body = ErrorBody),
-        (status = 503, description = "The log is not available", body = ErrorBody)
-    )
+    tag = "event types",
+    request_body(content = NewEventTypePolicyBody, example = json!({
+        "project_id": "acme",
+        "unknown_event_types": "refused"
+    })),
+    responses((status = 200, description = "The policy as it is now", body = EventTypePolicyBody))
 )]
 async fn set_event_type_policy(
     State(app): State<Arc<App>>,
     Key(caller): Key,
+    IdempotencyKey(key): IdempotencyKey,
     JsonBytes(body): JsonBytes,
-) -> Result<Json<EventTypePolicyBody>, AppError> {
-    let mut members = Members::parse(&body)?;
-    let project_id = members.text("project_id");
-    let given = members.text("unknown_event_types");
-    members.finish()?;
-    let unknown = UnknownEventTypes::ALL
-        .into_iter()
-        .find(|one| one.as_str() == given);
-    let settings = app.set_event_type_policy(&caller, &project_id, unknown).await?;
-    Ok(Json(EventTypePolicyBody::new(&settings)))
+) -> Result<Reply, AppError> {
+    let set = app
+        .set_event_type_policy(&caller, read_policy(&body)?, key)
+        .await?;
+    Ok(Reply::new(StatusCode::OK, EventTypePolicyBody::new(&set.value)).replayed(set.is_replayed))
+}
+
+/// The event type that the path names, and the project that the query does.
+struct Named(EventTypeName);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = AppError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, AppError> {
+        let mut query = QueryParameters::parse(parts.uri.query());
+        let project_id = query.name("project_id");
+        let mut faults = query.faults();
+        let parameters = RawPathParams::from_request_parts(parts, state).await;
+        let mut name = String::new();
+        match &parameters {
+            Ok(parameters) => parameters.iter().for_each(|(_, text)| text.clone_into(&mut name)),
+            Err(_) => faults.push(FieldViolation::new("name", "must be UTF-8")),
+        }
+        Ok(Self(EventTypeName {
+            project_id,
+            name,
+            faults,
+        }))
+    }
+}
+
+/// The event type that a body asks for.
+fn read_new(body: &[u8]) -> Result<NewEventType, AppError> {
+    let mut members = Members::parse(body)?;
+    members.demand("name");
+    Ok(NewEventType {
+        project_id: members.name("project_id"),
+        name: members.text("name"),
+        draft: read_settings(&mut members),
+        faults: members.faults(),
+    })
+}
+
+/// The change that a body asks for: of the members that it has.
+fn read_patch(body: &[u8]) -> Result<EventTypeUpdate, AppError> {
+    let mut members = Members::parse(body)?;
+    let fields = ["archived"].into_iter().chain(SETTING_FIELDS);
+    let fields = fields
+        .filter(|name| members.has(name))
+        .map(str::to_owned)
+        .collect();
+    let draft = read_settings(&mut members);
+    let archived = members.value("archived", "true or false").unwrap_or_default();
+    members.fixed(&FIXED);
+    Ok(EventTypeUpdate {
+        draft,
+        archived,
+        fields,
+        may_be_empty: true,
+        expected_revision: None,
+        faults: members.faults(),
+    })
+}
+
+/// The settings that are given; the others are as in a new event type.
+fn read_settings(members: &mut Members<'_>) -> EventTypeDraft {
+    EventTypeDraft {
+        description: members.text("description"),
+        schema: json(members.raw("schema")),
+        example: json(members.raw("example")),
+        enforce_schema: members
+            .value("enforce_schema", "true or false")
+            .unwrap_or_default(),
+    }
 }
 
 /// A member that may hold any JSON, as it stands in the body; empty when it is missing or null.
@@ -275,39 +336,31 @@ fn json(raw: Option<&RawValue>) -> String {
         .to_owned()
 }
 
-fn read_update(body: &[u8]) -> Result<EventTypeUpdate, AppError> {
+fn read_policy(body: &[u8]) -> Result<NewEventTypePolicy, AppError> {
     let mut members = Members::parse(body)?;
-    let mut update = EventTypeUpdate::default();
-    let draft = &mut update.draft;
-    for field in ["description", "schema", "example", "enforce_schema", "archived"] {
-        if !members.has(field) {
-            continue;
-        }
-        update.fields.push(field.to_owned());
-        match field {
-            "description" => draft.description = members.text(field),
-            "schema" => draft.schema = json(members.raw(field)),
-            "example" => draft.example = json(members.raw(field)),
-            "enforce_schema" => {
-                draft.enforce_schema = members.value(field, "true or false").unwrap_or_default();
-            }
-            _ => update.archived = members.value(field, "true or false").unwrap_or_default(),
-        }
-    }
-    members.finish()?;
-    if update.fields.is_empty() {
-        return Err(Rejection::field("body", "must have at least one member that can be changed").into());
-    }
-    Ok(update)
+    let project_id = members.name("project_id");
+    members.demand("unknown_event_types");
+    let given = members.text("unknown_event_types");
+    let named = |one: &UnknownEventTypes| one.as_str() == given;
+    Ok(NewEventTypePolicy {
+        project_id,
+        unknown_event_types: UnknownEventTypes::ALL.into_iter().find(named),
+        faults: members.faults(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn fields(faults: &[FieldViolation]) -> Vec<&str> {
+        faults.iter().map(|fault| fault.field.as_str()).collect()
+    }
+
     #[test]
     fn what_is_absent_stays_and_what_is_null_becomes_the_default() {
-        let update = read_update(br#"{"schema":null,"enforceSchema":true,"example":{"a": 1.0}}"#).unwrap();
+        let body = br#"{"schema":null,"enforceSchema":true,"example":{"a": 1.0}}"#;
+        let update = read_patch(body).unwrap();
         assert_eq!(update.fields, ["schema", "example", "enforce_schema"]);
         assert_eq!(
             update.draft,
@@ -317,25 +370,35 @@ mod tests {
                 ..EventTypeDraft::default()
             }
         );
-        let restored = read_update(br#"{"archived":null}"#).unwrap();
+        assert_eq!(update.faults, []);
+        let restored = read_patch(br#"{"archived":null}"#).unwrap();
         assert_eq!(
             (restored.fields, restored.archived),
             (vec!["archived".to_owned()], false)
         );
+        assert_eq!(read_patch(b"{}").unwrap().fields, Vec::<String>::new());
     }
 
     #[test]
-    fn what_cannot_be_changed_is_refused_by_its_name() {
-        for (body, field) in [
-            ("{}", "body"),
-            (r#"{"name":"a.b"}"#, "name"),
-            (r#"{"enforce_schema":"yes"}"#, "enforce_schema"),
-            (r#"{"description":7}"#, "description"),
+    fn everything_that_cannot_be_read_is_named() {
+        let new = read_new(br#"{"description":7,"enforce_schema":"yes","enforce":true}"#).unwrap();
+        assert_eq!(
+            fields(&new.faults),
+            ["name", "description", "enforce_schema", "enforce"]
+        );
+        let patch = read_patch(br#"{"name":"a.b","revision":2,"archived":1,"archive":true}"#).unwrap();
+        assert_eq!(fields(&patch.faults), ["archived", "name", "revision", "archive"]);
+        for (body, expected) in [
+            ("{}", &["unknown_event_types"][..]),
+            (r#"{"unknown_event_types":7}"#, &["unknown_event_types"]),
+            (r#"{"unknownEventTypes":"refused","x":1}"#, &["x"]),
         ] {
-            let Err(AppError::Rejected(Rejection::Invalid(violations))) = read_update(body.as_bytes()) else {
-                panic!("{body} was taken")
-            };
-            assert_eq!(violations[0].field, field, "{body}");
+            assert_eq!(
+                fields(&read_policy(body.as_bytes()).unwrap().faults),
+                expected,
+                "{body}"
+            );
         }
+        assert_eq!(read_new(b"[]").unwrap_err().code(), "malformed_body");
     }
 }

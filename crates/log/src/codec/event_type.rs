@@ -73,7 +73,8 @@ fn changed_fields(before: &EventTypeDefinition, after: &EventTypeDefinition) -> 
         ("archived", switched),
     ]
     .into_iter()
-    .filter_map(|(name, changed)| changed.then(|| name.to_owned()))
+    .filter(|(_, changed)| *changed)
+    .map(|(name, _)| name.to_owned())
     .collect()
 }
 
@@ -167,7 +168,7 @@ pub fn encode_project(
 /// Reads the stored form of a change.
 pub fn decode_project(body: Bytes) -> Result<ProjectRecord, CodecError> {
     let message = stored::ProjectChanged::decode(body)?;
-    let settings = decode_settings(message.at_us, required("state", message.state)?)?;
+    let settings = decode_settings(message.at_us, &required("state", message.state)?)?;
     let OfProject::UnknownEventTypesSet(_) = required("change", message.change)?;
     Ok(ProjectRecord {
         change: ProjectChange::UnknownEventTypes(settings.unknown_event_types),
@@ -179,10 +180,10 @@ pub fn decode_project(body: Bytes) -> Result<ProjectRecord, CodecError> {
 /// Reads only the settings after a change, whatever the change is.
 pub(crate) fn decode_project_state(body: Bytes) -> Result<ProjectSettings, CodecError> {
     let message = stored::ProjectChanged::decode(body)?;
-    decode_settings(message.at_us, required("state", message.state)?)
+    decode_settings(message.at_us, &required("state", message.state)?)
 }
 
-fn decode_settings(at_us: i64, state: stored::ProjectState) -> Result<ProjectSettings, CodecError> {
+fn decode_settings(at_us: i64, state: &stored::ProjectState) -> Result<ProjectSettings, CodecError> {
     Ok(ProjectSettings {
         project_id: parse("state.project_id", &state.project_id)?,
         unknown_event_types: enumerated(

@@ -67,48 +67,55 @@ pub(crate) struct EventTypeList {
     pub(crate) next_cursor: Option<String>,
 }
 
-/// An event type to be. Names may be given in `camelCase` too.
+/// A new event type. What is left out or null has its default. Names may be given in `camelCase` too.
 #[derive(ToSchema)]
 #[schema(as = NewEventType)]
+#[serde(deny_unknown_fields)]
 #[expect(
     dead_code,
     reason = "describes what is read member by member, so that JSON keeps its bytes"
 )]
-pub(super) struct CreateEventTypeBody {
+pub(super) struct NewEventTypeBody {
     /// May be left out with a key that is bound to one project.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "acme")]
     project_id: Option<String>,
-    #[schema(example = "budget.exceeded")]
+    #[schema(
+        example = "budget.exceeded",
+        pattern = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$",
+        max_length = 128
+    )]
     name: String,
+    /// For people.
     #[schema(max_length = 1024)]
     description: Option<String>,
     /// JSON Schema 2020-12, at most 64 KiB. It may refer to itself only.
-    #[schema(example = json!({"type": "object", "required": ["budget"]}))]
     schema: Option<Value>,
-    /// A payload that satisfies the schema, at most 64 KiB.
-    #[schema(example = json!({"budget": "compute"}))]
+    /// A payload that satisfies the schema, at most 64 KiB. Test events say what it says.
     example: Option<Value>,
     /// Refuse JSON payloads that do not satisfy the schema.
     #[schema(default = false)]
     enforce_schema: Option<bool>,
 }
 
-/// What to change. Names may be given in `camelCase` too.
+/// What shall change. What is left out stays as it is; null means the default. Names may be given in `camelCase` too.
 #[derive(ToSchema)]
-#[schema(as = EventTypeUpdate)]
+#[schema(as = EventTypePatch)]
+#[serde(deny_unknown_fields)]
 #[expect(
     dead_code,
     reason = "describes what is read member by member, so that JSON keeps its bytes"
 )]
-pub(super) struct UpdateEventTypeBody {
+pub(super) struct EventTypePatchBody {
+    /// For people.
     #[schema(max_length = 1024)]
     description: Option<String>,
-    /// JSON Schema 2020-12, at most 64 KiB; null for none.
+    /// JSON Schema 2020-12, at most 64 KiB. It may refer to itself only.
     schema: Option<Value>,
-    /// A payload that satisfies the schema, at most 64 KiB; null for none.
+    /// A payload that satisfies the schema, at most 64 KiB. Test events say what it says.
     example: Option<Value>,
     /// Refuse JSON payloads that do not satisfy the schema.
     enforce_schema: Option<bool>,
-    /// Refuse its messages.
+    /// Refuse its messages, and endpoints that name it anew.
     archived: Option<bool>,
 }
 
@@ -141,12 +148,14 @@ impl EventTypePolicyBody {
     }
 }
 
-/// What is to become of messages whose event type the project does not know.
+/// What shall become of messages whose event type the project does not know. Names may be given in `camelCase` too.
 #[derive(ToSchema)]
 #[schema(as = NewEventTypePolicy)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what is read member by member")]
-pub(super) struct SetEventTypePolicyBody {
+pub(super) struct NewEventTypePolicyBody {
     /// May be left out with a key that is bound to one project.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "acme")]
     project_id: Option<String>,
     unknown_event_types: Unknown,
 }

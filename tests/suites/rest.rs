@@ -11,6 +11,7 @@ mod schema;
 use harness::app::{PROJECT, TestApp};
 use harness::receiver::Receiver;
 use harness::rest::RestResponse;
+use harness::roles::command;
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -268,6 +269,8 @@ async fn the_openapi_document_is_public_and_describes_every_route() {
     let response = app.rest().with_key(None).get("/api/openapi.json").await;
     assert_eq!(response.status, 200);
     let document = response.json();
+    let printed = command(&["openapi"], &app.settings).stdout;
+    assert_eq!(serde_json::from_slice::<Value>(&printed).unwrap(), document);
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
     let manage = "/manage/v1/webhooks";
     let endpoint = &format!("{manage}/endpoints/{{endpoint_id}}");
@@ -293,6 +296,7 @@ async fn the_openapi_document_is_public_and_describes_every_route() {
         (&format!("{manage}/replays"), "post"),
         (replay, "get"),
         (replay, "delete"),
+        (&format!("{manage}/event-types"), "get"),
     ] {
         assert!(document["paths"][path][method].is_object(), "{method} {path}");
     }

@@ -37,11 +37,11 @@ async fn a_change_happens_at_the_revision_that_is_named_and_at_no_other() {
     let rest = app.rest();
     let path = path_of(&create(&app, json!({})).await);
     let rotate = format!("{path}/rotate-secret");
-    let patch = |n: u32| json!({"description": n.to_string()});
+    let change = |n: u32| json!({"description": n.to_string()});
     for wrong in ["\"2\"", "W/\"1\"", "1", "\"0\", \"3\"", "\"x\"", "\"01\""] {
         let headers = [("if-match", wrong)];
         for refused in [
-            rest.send_json(Method::PATCH, &path, &headers, &patch(9)).await,
+            rest.send_json(Method::PATCH, &path, &headers, &change(9)).await,
             rest.send_json(Method::POST, &rotate, &headers, &json!({})).await,
             rest.send(Method::DELETE, &path, &headers, "").await,
         ] {
@@ -51,7 +51,7 @@ async fn a_change_happens_at_the_revision_that_is_named_and_at_no_other() {
     }
     for (right, after) in [("\"1\"", "\"2\""), ("\"9\", \"2\"", "\"3\""), ("*", "\"4\"")] {
         let headers = [("if-match", right)];
-        let body = patch(right.len() as u32);
+        let body = change(right.len() as u32);
         let patched = rest.send_json(Method::PATCH, &path, &headers, &body).await;
         assert_eq!(told(&patched), (200, after), "{right}");
     }

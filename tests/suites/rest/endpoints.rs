@@ -96,8 +96,8 @@ async fn a_patch_changes_what_it_names_and_null_means_the_default() {
     )
     .await;
     let path = path_of(&before);
-    let patch = json!({"timeout_ms": null, "maxInFlight": 3, "active": false});
-    let patched = rest.patch(&path, &patch).await;
+    let change = json!({"timeout_ms": null, "maxInFlight": 3, "active": false});
+    let patched = rest.patch(&path, &change).await;
     assert_eq!((patched.status.as_u16(), patched.header("etag")), (200, "\"2\""));
     let mut expected = before.clone();
     expected.as_object_mut().unwrap().remove("signing_secret");
@@ -115,17 +115,71 @@ async fn a_patch_changes_what_it_names_and_null_means_the_default() {
     assert_eq!(after, expected);
     let nothing = rest.patch(&path, &json!({})).await;
     assert_eq!((nothing.status.as_u16(), nothing.json()), (200, after));
-    let reset = json!({"active": null, "event_types": null, "description": null, "headers": null});
-    let reset = rest.patch(&path, &reset).await.json();
+    let defaults = json!({"active": null, "event_types": null, "description": null, "headers": null});
+    let cleared = rest.patch(&path, &defaults).await.json();
     assert_eq!(
         (
-            &reset["active"],
-            &reset["event_types"],
-            &reset["description"],
-            &reset["headers"]
+            &cleared["active"],
+            &cleared["event_types"],
+            &cleared["description"],
+            &cleared["headers"]
         ),
         (&json!(true), &json!([]), &json!(""), &json!({}))
     );
+}
+
+#[tokio::test]
+async fn the_kind_is_what_is_said_or_else_what_the_url_looks_like() {
+    let app = TestApp::start().await;
+    let rest = app.rest();
+    let (nats, other) = (
+        "nats:cuitty.notifications.acme.a",
+        "nats:cuitty.notifications.acme.b",
+    );
+    for (settings, kind) in [
+        (json!({}), "http"),
+        (json!({"kind": null}), "http"),
+        (json!({"kind": "slack"}), "slack"),
+        (json!({"url": nats}), "nats"),
+        (json!({"url": nats, "kind": null}), "nats"),
+        (json!({"url": nats, "kind": "nats"}), "nats"),
+    ] {
+        assert_eq!(create(&app, settings.clone()).await["kind"], kind, "{settings}");
+    }
+    let path = path_of(&create(&app, json!({"kind": "slack"})).await);
+    for (patch, expected) in [
+        (json!({"description": "x"}), json!(["slack", UNUSED])),
+        (json!({"kind": null}), json!(["http", UNUSED])),
+        (json!({"kind": "slack"}), json!(["slack", UNUSED])),
+        (json!({"kind": "nats", "url": nats}), json!(["nats", nats])),
+        (json!({"url": other}), json!(["nats", other])),
+        (json!({"url": UNUSED, "kind": null}), json!(["http", UNUSED])),
+    ] {
+        let patched = rest.patch(&path, &patch).await;
+        assert_eq!(patched.status, 200, "{patch}: {patched:?}");
+        let shown = patched.json();
+        assert_eq!(json!([shown["kind"], shown["url"]]), expected, "{patch}");
+    }
+    for (patch, field) in [
+        (json!({"url": nats}), "url"),
+        (json!({"kind": "nats"}), "url"),
+        (json!({"kind": "ftp"}), "kind"),
+        (json!({"kind": 1}), "kind"),
+    ] {
+        let refused = rest.patch(&path, &patch).await;
+        assert_eq!(
+            error(&refused),
+            refusal(422, "invalid_fields", &[field]),
+            "{patch}"
+        );
+    }
+    let refused = rest
+        .post(
+            ENDPOINTS,
+            &json!({"project_id": PROJECT, "url": nats, "kind": "http"}),
+        )
+        .await;
+    assert_eq!(error(&refused), refusal(422, "invalid_fields", &["url"]));
 }
 
 #[tokio::test]

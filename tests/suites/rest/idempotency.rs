@@ -62,6 +62,7 @@ async fn revisions(app: &TestApp, path: &str) -> u64 {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "every route that changes something, once")]
 async fn every_change_is_made_once_under_its_key_and_answered_the_same() {
     let app = TestApp::start().await;
     let rest = app.rest();
@@ -102,14 +103,14 @@ async fn every_change_is_made_once_under_its_key_and_answered_the_same() {
     let replay = rest.post(replays, &slow).await;
     let replay = replay.header("location");
 
-    let (post, patch, delete) = (Method::POST, Method::PATCH, Method::DELETE);
+    let (post, update, delete) = (Method::POST, Method::PATCH, Method::DELETE);
     let changes = [
         (
             &post,
             ENDPOINTS.to_owned(),
             json!({"project_id": PROJECT, "url": UNUSED, "event_types": ["y"]}),
         ),
-        (&patch, path.clone(), json!({"description": "second"})),
+        (&update, path.clone(), json!({"description": "second"})),
         (
             &post,
             format!("{path}/rotate-secret"),
@@ -150,7 +151,7 @@ async fn every_change_is_made_once_under_its_key_and_answered_the_same() {
         // Another request under this key: another body, and another route.
         let other = keyed(
             &app,
-            &patch,
+            &update,
             &path_of(&endpoint),
             &format!("key {n}"),
             &json!({"active": true}),
@@ -218,6 +219,43 @@ async fn a_key_is_the_projects_and_a_refusal_takes_none() {
 }
 
 #[tokio::test]
+async fn what_is_in_no_state_for_a_change_leaves_its_key_free() {
+    let app = TestApp::start().await;
+    let rest = app.rest();
+    let receiver = Receiver::start();
+    let endpoint = create(&app, json!({"url": receiver.url("/hook")})).await;
+    let path = path_of(&endpoint);
+    let event = json!({"project_id": PROJECT, "event_type": "a.b", "payload": {}});
+    let accepted = rest.post(DELIVER, &event).await.json();
+    let delivery = format!(
+        "{DELIVERIES}/{}",
+        accepted["deliveries"][0]["id"].as_str().unwrap()
+    );
+    eventually("the delivery is made", || async {
+        is(
+            rest.get(&delivery).await.json()["status"].clone(),
+            json!("delivered"),
+        )
+    })
+    .await;
+    let current = endpoint["secrets"][0]["id"].as_str().unwrap();
+    for (method, refused, code) in [
+        (
+            Method::DELETE,
+            format!("{path}/secrets/{current}"),
+            "secret_conflict",
+        ),
+        (Method::POST, format!("{delivery}/cancel"), "delivery_conflict"),
+    ] {
+        let nothing = json!({});
+        let answer = keyed(&app, &method, &refused, code, &nothing).await;
+        assert_eq!(error(&answer), refusal(409, code, &[]));
+        let another = keyed(&app, &Method::PATCH, &path, code, &json!({"description": code})).await;
+        assert_eq!(another.status, 200, "{code}: {another:?}");
+    }
+}
+
+#[tokio::test]
 async fn of_the_same_request_many_times_at_once_one_is_made() {
     let app = TestApp::start().await;
     let body = json!({"project_id": PROJECT, "url": UNUSED});
@@ -244,11 +282,11 @@ async fn of_the_same_request_many_times_at_once_one_is_made() {
     assert_eq!(revisions(&app, &path).await, 2);
 
     // Under a condition that only the first one meets.
-    let patch = json!({"description": "once"});
+    let change = json!({"description": "once"});
     let patches = (0..16).map(|_| {
         let headers = [("idempotency-key", "patch"), ("if-match", "\"2\"")];
-        let (rest, path, patch) = (app.rest(), &path, &patch);
-        async move { rest.send_json(Method::PATCH, path, &headers, patch).await }
+        let (rest, path, change) = (app.rest(), &path, &change);
+        async move { rest.send_json(Method::PATCH, path, &headers, change).await }
     });
     let answers = join_all(patches).await;
     assert!(

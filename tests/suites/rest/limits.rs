@@ -64,7 +64,8 @@ async fn routes(app: &TestApp) -> Vec<(String, Vec<String>, Value)> {
             .replace("{delivery_id}", "dlv_01h455vb4pex5vsknk084sn02q")
             .replace("{secret_id}", "sec_01h455vb4pex5vsknk084sn02q")
             .replace("{replay_id}", "rpl_01h455vb4pex5vsknk084sn02q")
-            .replace("{id}", "ep_01h455vb4pex5vsknk084sn02q");
+            .replace("{id}", "ep_01h455vb4pex5vsknk084sn02q")
+            .replace("{name}", "budget.exceeded");
         (path, methods.collect(), item)
     });
     routes.collect()

@@ -98,6 +98,9 @@ is 'a["replay_of"] == "'"$delivery"'" and a["origin"] == "replay"'
 settled "$(get 'a["id"]')"
 is 'a["payload"] == {"threshold": 0.8} and a["status"] == "delivered"'
 
+call 200 GET "$manage/event-types?project_id=$PROJECT"
+is '[(t["name"], t["description"]) for t in a["data"]] == [("budget.threshold_reached", "A budget has reached its threshold")]'
+
 # The module page.
 call 200 GET "$module/status"
 is 'a["status"] == "ok" and a["components"]["log"] == "ok"'

@@ -42,8 +42,12 @@ impl App {
                 key: &idempotency_key,
                 fingerprint: fingerprint("cancel_delivery", &id),
             };
+            let checks = async {
+                Box::pin(self.current(&known)).await?.is_cancellable()?;
+                Ok(())
+            };
             // What is cancelled stays cancelled: it may be asked for as often as one likes.
-            match self.claim(&keyed).await? {
+            match self.take_turn(&keyed, checks).await? {
                 Turn::Done(..) => Ok(Answer::replayed(self.current(&known).await?)),
                 Turn::First(intent) | Turn::Again(intent) => {
                     let (delivery, sequence) = self.ended_by_cancelling(&known).await?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use cuitty_webhooks_domain::endpoint::{Endpoint, EndpointCommand, Secret};
+use cuitty_webhooks_domain::endpoint::{self, Endpoint, EndpointCommand, Secret};
 use cuitty_webhooks_domain::ids::{EndpointId, SecretId};
 use cuitty_webhooks_domain::limits;
 use cuitty_webhooks_domain::rejection::FieldViolation;
@@ -126,8 +126,16 @@ impl App {
                 key: &terms.idempotency_key,
                 fingerprint: fingerprint("revoke_secret", &(id, secret_id)),
             };
+            let command = EndpointCommand::RevokeSecret { secret_id };
+            let checks = async {
+                let current = self.endpoint(caller, id)?;
+                terms.check(&current.endpoint)?;
+                endpoint::decide(&current.endpoint, command.clone(), self.now())?;
+                Ok(())
+            };
+            let turn = self.take_turn(&keyed, checks).await?;
             // What is revoked stays revoked: it may be asked for as often as one likes.
-            let intent = match self.claim(&keyed).await? {
+            let intent = match self.settled(&keyed, turn).await? {
                 Turn::Done(_, sequence) => {
                     return Ok(Answer::replayed(self.endpoint_at(id, sequence).await?));
                 }
@@ -135,7 +143,7 @@ impl App {
             };
             let revoke = |endpoint: &Endpoint| {
                 terms.check(endpoint)?;
-                Ok(Some(EndpointCommand::RevokeSecret { secret_id }))
+                Ok(Some(command.clone()))
             };
             let (endpoint, sequence) = self.change(caller, id, revoke).await?;
             self.record_done(&keyed, &intent, sequence).await;

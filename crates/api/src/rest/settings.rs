@@ -33,9 +33,9 @@ pub(super) struct NewEndpointBody {
     /// May be left out with a key that is bound to one project.
     #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$", example = "acme")]
     project_id: Option<String>,
-    /// What carries the messages; `http` unless given.
+    /// What carries the messages. Left out, the URL tells it: `nats` of `nats:`, `slack` of hooks.slack.com, else `http`.
     kind: Option<Kind>,
-    /// http or https, without userinfo, to a host that may be called.
+    /// http or https, without userinfo, to a host that may be called; or `nats:` and a subject.
     #[schema(max_length = 2048)]
     url: String,
     /// Exact names, `budget.*`, or `*`; empty means all.
@@ -77,7 +77,9 @@ pub(super) struct NewEndpointBody {
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes what is read member by member")]
 pub(super) struct EndpointPatchBody {
-    /// http or https, without userinfo, to a host that may be called.
+    /// What carries the messages. Another URL does not change it; null means that the URL tells it.
+    kind: Option<Kind>,
+    /// http or https, without userinfo, to a host that may be called; or `nats:` and a subject.
     #[schema(nullable = false, max_length = 2048)]
     url: Option<String>,
     /// Exact names, `budget.*`, or `*`; empty means all.
@@ -168,7 +170,7 @@ pub(crate) fn read_patch(body: &[u8]) -> Result<EndpointUpdate, AppError> {
     })
 }
 
-/// `None` when it is not given, or null: the URL tells it.
+/// `None` when it is left out or null.
 fn read_kind(members: &mut Members<'_>) -> Option<EndpointKind> {
     let name = members.value::<String>("kind", "a string")?;
     let named = EndpointKind::ALL.into_iter().find(|kind| kind.as_str() == name);
@@ -251,7 +253,7 @@ mod tests {
         let new = read_new(body).unwrap();
         assert_eq!(
             fields(&new.faults),
-            ["kind", "headers", "url", "timeout_ms", "ordered", "activ"]
+            ["headers", "kind", "url", "timeout_ms", "ordered", "activ"]
         );
         assert_eq!(fields(&read_new(b"{}").unwrap().faults), ["url"]);
         let patch = read_patch(br#"{"id":"ep_x","secrets":[],"active":1,"signing_secret":"x"}"#).unwrap();

@@ -147,6 +147,10 @@ struct AttemptError {
 
 /// How the duration splits; null for what did not happen, as on a connection that was kept alive.
 #[derive(Debug, Serialize, ToSchema)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the unit is part of the names that the API has"
+)]
 struct Timing {
     queue_ms: f64,
     dns_ms: Option<f64>,
@@ -210,14 +214,19 @@ impl DeliveryDetailBody {
             payload,
             response_body: last.map(text),
             attempts: attempts
-                .map(|(index, row)| AttemptBody::new(row, checks.map(|checks| checks.get(index))))
+                .map(|(index, row)| {
+                    AttemptBody::new(
+                        row,
+                        checks.and_then(|checks| checks.get(index)).map(Vec::as_slice),
+                    )
+                })
                 .collect(),
         }
     }
 }
 
 impl AttemptBody {
-    fn new(row: &AttemptRow, checks: Option<Option<&Vec<SignatureCheck>>>) -> Self {
+    fn new(row: &AttemptRow, checks: Option<&[SignatureCheck]>) -> Self {
         let Attempt {
             request,
             response,
@@ -261,7 +270,7 @@ impl AttemptBody {
             trace_id: Some(attempt.trace_id.clone()).filter(|id| !id.is_empty()),
             dispatcher_id: attempt.dispatcher_id.clone(),
             next_attempt_at: row.next_attempt_at,
-            signature_checks: checks.map(|checks| checks.into_iter().flatten().map(CheckBody::new).collect()),
+            signature_checks: checks.map(|checks| checks.iter().map(CheckBody::new).collect()),
         }
     }
 }

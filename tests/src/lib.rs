@@ -13,6 +13,8 @@
 //! | [`postgres`] | a real PostgreSQL cluster per test process, a database per test |
 //! | [`receiver`] | a webhook receiver that follows a script and captures what arrives |
 //! | [`slack`] | what Slack takes |
+//! | [`python`] | programs in Python, with pinned packages |
+//! | [`certificates`] | authorities and what they sign |
 //! | [`reference`] | other implementations of what is signed here, to verify it |
 //! | [`dns`] | a DNS server that follows a script |
 //! | [`mcp`] | the official MCP client |
@@ -27,6 +29,7 @@
 pub mod app;
 mod background;
 pub mod books;
+pub mod certificates;
 pub mod dev;
 pub mod dns;
 pub mod eventually;
@@ -39,6 +42,7 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod procfs;
+pub mod python;
 pub mod receiver;
 pub mod reference;
 pub mod rest;

@@ -23,6 +23,13 @@ pub struct NatsServer {
     dir: TempDir,
 }
 
+/// Name of the configuration's file, if there is one.
+const CONFIG: &str = "nats.conf";
+const MUTE: &str = r#"authorization { users: [
+    { user: all, password: all }
+    { user: mute, password: mute, permissions: { publish: { deny: "$JS.ACK.>" } } }
+] }"#;
+
 /// The user that is let in, and the password; `None` lets everybody in.
 type Login = Option<[String; 2]>;
 
@@ -37,8 +44,19 @@ impl NatsServer {
         Self::start_with(Some([user.to_owned(), password.to_owned()])).await
     }
 
-    async fn start_with(login: Login) -> Self {
+    /// Starts one that lets in the users `all` and `mute`, whose names are their passwords, and takes no acknowledgement of a
+    /// delivered message from `mute`; waits until it answers.
+    pub async fn start_with_mute() -> Self {
         let dir = tempfile::tempdir().expect("make a directory");
+        std::fs::write(dir.path().join(CONFIG), MUTE).expect("write the configuration");
+        Self::start_in(dir, Some(["all".into(), "all".into()])).await
+    }
+
+    async fn start_with(login: Login) -> Self {
+        Self::start_in(tempfile::tempdir().expect("make a directory"), login).await
+    }
+
+    async fn start_in(dir: TempDir, login: Login) -> Self {
         let port = free_port();
         let process = spawn(port, dir.path(), &login);
         let server = Self {
@@ -54,6 +72,11 @@ impl NatsServer {
     /// Where clients connect to.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Where `user`, whose name is its password, connects to.
+    pub fn url_of(&self, user: &str) -> String {
+        format!("nats://{user}:{user}@127.0.0.1:{}", self.port)
     }
 
     /// The process id, which changes with [`Self::restart`].
@@ -116,7 +139,10 @@ fn spawn(port: u16, dir: &Path, login: &Login) -> Process {
         .args(["--addr", "127.0.0.1", "--jetstream", "--port", &port.to_string()])
         .arg("--store_dir")
         .arg(dir.join("store"));
-    if let Some([user, password]) = login {
+    let config = dir.join(CONFIG);
+    if config.exists() {
+        command.arg("--config").arg(config);
+    } else if let Some([user, password]) = login {
         command.args(["--user", user, "--pass", password]);
     }
     Process::spawn("nats-server", command, &dir.join("nats-server.log"))

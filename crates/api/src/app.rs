@@ -34,10 +34,11 @@ use cuitty_webhooks_log::{ApiKeys, Cancellations, EventTypes, Idempotency, Lanes
 use rand::rngs::StdRng;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use self::api_keys::{ListedApiKey, NewApiKey};
-pub(crate) use self::deliver::{Accepted, NewMessage};
+pub(crate) use self::deliver::{Accepted, Item, NewMessage, Place};
 pub(crate) use self::deliveries::DeliveryQuery;
 pub(crate) use self::endpoints::{EndpointUpdate, NewEndpoint};
 pub(crate) use self::event_types::{EventTypeName, EventTypeUpdate, NewEventType, NewEventTypePolicy};
@@ -83,6 +84,11 @@ pub struct App {
     replays: OnceCell<Replays>,
     read_wait: std::time::Duration,
     watches: WatchHub,
+    /// Streams of messages that may be open.
+    deliver_streams: Arc<Semaphore>,
+    max_deliver_streams: usize,
+    /// Cancelled when a shutdown begins.
+    closing: CancellationToken,
     status: StatusCache,
 }
 
@@ -133,6 +139,9 @@ impl App {
             idempotency: OnceCell::new(),
             replays: OnceCell::new(),
             read_wait: config.read_wait,
+            deliver_streams: Arc::new(Semaphore::new(config.max_deliver_streams)),
+            max_deliver_streams: config.max_deliver_streams,
+            closing: CancellationToken::new(),
             status: StatusCache::default(),
         })
     }
@@ -166,8 +175,9 @@ impl App {
             .ok_or_else(|| unknown_project(project))
     }
 
-    /// Ends every stream of delivery events, so that their connections can end.
-    pub(crate) fn stop_watching(&self) {
+    /// Ends every stream of delivery events, and lets those of messages end, so that their connections can.
+    pub(crate) fn end_streams(&self) {
+        self.closing.cancel();
         self.watches.stop();
     }
 }

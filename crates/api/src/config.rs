@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::auth::AdminKey;
+use crate::tls::TlsConfig;
 
 /// Settings of the API role.
 #[derive(Debug, Clone, Deserialize)]
@@ -23,6 +24,8 @@ pub struct ApiConfig {
     pub rate_limit_per_second: u32,
     /// Calls that a key may make at once, when it has made none for a while; 0 means as many as in a second.
     pub rate_limit_burst: u32,
+    /// `DeliverStream` calls at the same time.
+    pub max_deliver_streams: usize,
     /// `WatchDeliveries` streams at the same time.
     pub max_watchers: usize,
     /// Delivery events kept for watchers; one that falls behind by more is cut off.
@@ -47,6 +50,8 @@ pub struct ApiConfig {
     pub resolve_timeout: Duration,
     /// DNS servers; empty means those of the system.
     pub nameservers: Vec<SocketAddr>,
+    /// TLS of the listener.
+    pub tls: TlsConfig,
 }
 
 impl Default for ApiConfig {
@@ -58,6 +63,7 @@ impl Default for ApiConfig {
             max_concurrent_accepts: 4096,
             rate_limit_per_second: 10_000,
             rate_limit_burst: 20_000,
+            max_deliver_streams: 1024,
             max_watchers: 64,
             watch_buffer: 4096,
             header_read_timeout: Duration::from_secs(10),
@@ -67,6 +73,7 @@ impl Default for ApiConfig {
             read_wait: Duration::from_secs(5),
             resolve_timeout: Duration::from_secs(2),
             nameservers: Vec::new(),
+            tls: TlsConfig::default(),
         }
     }
 }

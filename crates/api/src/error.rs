@@ -80,15 +80,18 @@ pub(crate) enum AppError {
         /// In bytes.
         limit: usize,
     },
+    /// The batch is larger than any batch may be.
+    #[error("the batch is larger than {limit} bytes")]
+    BatchTooLarge {
+        /// In bytes.
+        limit: usize,
+    },
     /// Nothing is served there.
     #[error("there is no such route or method")]
     RouteNotFound,
     /// Something is served there, but not with this method.
     #[error("the method is not allowed here")]
     MethodNotAllowed,
-    /// Declared, but not built yet.
-    #[error("{0} is not available in this version")]
-    NotImplemented(&'static str),
     /// Others keep changing the same thing.
     #[error("endpoint {0} is being changed by others; try again")]
     Contended(String),
@@ -109,6 +112,9 @@ pub(crate) enum AppError {
     /// No more streams.
     #[error("too many deliveries are being watched; at most {0} streams are open at the same time")]
     TooManyWatchers(usize),
+    /// No more streams of messages.
+    #[error("at most {0} streams of messages are open at the same time")]
+    TooManyStreams(usize),
     /// A stream was read too slowly.
     #[error("the watcher fell behind and missed {0} events; watch again")]
     WatcherBehind(u64),
@@ -176,16 +182,17 @@ impl AppError {
             Self::MissingScope(_) => (PERMISSION, "missing_scope", 403, Code::PermissionDenied),
             Self::MalformedBody(_) => (INVALID, "malformed_body", 400, Code::InvalidArgument),
             Self::UnsupportedMediaType(_) => (INVALID, "unsupported_media_type", 415, Code::InvalidArgument),
+            Self::BatchTooLarge { .. } => (INVALID, "batch_too_large", 413, Code::InvalidArgument),
             Self::RequestTooLarge { .. } => (INVALID, "payload_too_large", 413, Code::InvalidArgument),
             Self::RouteNotFound => (NOT_FOUND, "route_not_found", 404, Code::Unimplemented),
             Self::MethodNotAllowed => (INVALID, "method_not_allowed", 405, Code::Unimplemented),
-            Self::NotImplemented(_) => (NOT_FOUND, "not_implemented", 501, Code::Unimplemented),
             Self::Contended(_) => (CONFLICT, "endpoint_contended", 409, Code::Aborted),
             Self::Overloaded => (UNAVAILABLE, "overloaded", 503, Code::Unavailable),
             Self::LogUnavailable(_) => (UNAVAILABLE, "log_unavailable", 503, Code::Unavailable),
             Self::HistoryUnavailable(_) => (UNAVAILABLE, "history_unavailable", 503, Code::Unavailable),
             Self::HistoryBehind(_) => (UNAVAILABLE, "history_behind", 503, Code::Unavailable),
             Self::TooManyWatchers(_) => (RATE_LIMIT, "too_many_watchers", 429, Code::ResourceExhausted),
+            Self::TooManyStreams(_) => (RATE_LIMIT, "too_many_streams", 429, Code::ResourceExhausted),
             Self::WatcherBehind(_) => (RATE_LIMIT, "watcher_behind", 429, Code::ResourceExhausted),
             Self::TimedOut => (UNAVAILABLE, "timed_out", 503, Code::DeadlineExceeded),
             Self::ShuttingDown => (UNAVAILABLE, "shutting_down", 503, Code::Unavailable),
@@ -205,6 +212,16 @@ impl AppError {
         self.row().code
     }
 
+    /// `reason` of `google.rpc.ErrorInfo`.
+    pub(crate) fn reason(&self) -> String {
+        self.code().to_ascii_uppercase()
+    }
+
+    /// Whether the same may succeed later without anybody changing anything.
+    pub(crate) fn is_transient(&self) -> bool {
+        self.row().kind == UNAVAILABLE
+    }
+
     /// An error that no caller can do anything about.
     pub(crate) fn internal(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Internal(source.into())
@@ -217,7 +234,7 @@ impl AppError {
 
     /// The fields at fault. They may name what the caller sent, and travel in a gRPC trailer, which clients bound to 8 KiB:
     /// so their number and length are bounded.
-    fn fields(&self) -> Vec<FieldViolation> {
+    pub(crate) fn fields(&self) -> Vec<FieldViolation> {
         match self {
             Self::Rejected(Rejection::Invalid(fields)) => fields
                 .iter()
@@ -241,6 +258,10 @@ impl AppError {
             Self::RequestTooLarge { limit } => {
                 let text = format!("must fit into a request of at most {limit} bytes");
                 vec![FieldViolation::new("payload", text)]
+            }
+            Self::BatchTooLarge { limit } => {
+                let text = format!("must fit into a request of at most {limit} bytes");
+                vec![FieldViolation::new("items", text)]
             }
             _ => Vec::new(),
         }
@@ -275,7 +296,7 @@ impl AppError {
             metadata.insert("id".to_owned(), id.to_owned());
         }
         let mut details = ErrorDetails::new();
-        details.set_error_info(row.code.to_ascii_uppercase(), ERROR_DOMAIN, metadata);
+        details.set_error_info(self.reason(), ERROR_DOMAIN, metadata);
         for violation in self.fields() {
             details.add_bad_request_violation(violation.field, violation.message);
         }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::response::IntoResponse;
+use cuitty_webhooks_domain::limits;
 use cuitty_webhooks_proto::v1::api_key_service_server::ApiKeyServiceServer;
 use cuitty_webhooks_proto::v1::delivery_service_server::DeliveryServiceServer;
 use cuitty_webhooks_proto::v1::endpoint_service_server::EndpointServiceServer;
@@ -37,9 +38,10 @@ use crate::error::AppError;
 use crate::limit::Limiter;
 use crate::metrics as names;
 
-/// Largest message that is decoded, in bytes (1 MiB). Above the payload limit, so that a payload somewhat too large is
-/// refused with an error that names the field.
-pub(crate) const MESSAGE_BYTES: usize = 1024 * 1024;
+/// Largest message that is decoded, in bytes (1 MiB); of `MessageService` [`limits::BATCH_BYTES`]. Above the payload limit, so
+/// that a payload somewhat too large is refused with an error that names the field.
+const MESSAGE_BYTES: usize = 1024 * 1024;
+const DELIVER_BATCH: &str = "/cuitty.webhooks.v1.MessageService/DeliverBatch";
 /// How often health is brought up to date.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -80,7 +82,7 @@ pub(crate) fn routes(app: &Arc<App>) -> Result<(Router, HealthReporter), tonic_r
         routes,
         keyed(
             &authenticate,
-            MessageServiceServer::new(door()).max_decoding_message_size(MESSAGE_BYTES),
+            MessageServiceServer::new(door()).max_decoding_message_size(limits::BATCH_BYTES),
         ),
     );
     routes = add(
@@ -203,6 +205,23 @@ pub(crate) async fn report_health(
             }
             return;
         }
+    }
+}
+
+/// What a message to this path that is too large to be decoded is refused with.
+pub(crate) fn too_large(path: &str) -> AppError {
+    if path == DELIVER_BATCH {
+        return AppError::BatchTooLarge {
+            limit: limits::BATCH_BYTES,
+        };
+    }
+    let is_message = path.starts_with("/cuitty.webhooks.v1.MessageService/");
+    AppError::RequestTooLarge {
+        limit: if is_message {
+            limits::BATCH_BYTES
+        } else {
+            MESSAGE_BYTES
+        },
     }
 }
 

@@ -8,8 +8,10 @@
 mod app;
 mod auth;
 mod config;
+mod deadline;
 mod error;
 mod grpc;
+mod ingest;
 mod limit;
 mod mcp;
 pub mod metrics;
@@ -17,6 +19,7 @@ mod rest;
 mod serve;
 #[cfg(test)]
 mod testing;
+mod tls;
 mod trace_context;
 
 use std::sync::Arc;
@@ -37,7 +40,9 @@ use crate::app::History;
 pub use crate::app::{App, ServiceStatus};
 pub use crate::auth::{AdminKey, InvalidAdminKey};
 pub use crate::config::ApiConfig;
+pub use crate::ingest::{Ingest, IngestConfig};
 pub use crate::rest::openapi;
+pub use crate::tls::{TlsConfig, TlsProblem};
 
 /// Why the API could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +53,9 @@ pub enum ApiError {
     /// The descriptors of the gRPC services cannot be served.
     #[error("gRPC reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The files of the listener's TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsProblem),
 }
 
 /// The API role: every door over one [`App`].
@@ -105,6 +113,11 @@ impl Api {
         &self.app
     }
 
+    /// What takes messages in that are published on NATS, over the same [`App`]. A process without doors drops the API then.
+    pub fn ingest(&self, config: IngestConfig) -> Ingest {
+        Ingest::new(config, Arc::clone(&self.app))
+    }
+
     /// Makes the first admin key, if nobody could call without one; once, however many processes start. The answer is the
     /// only place where it is shown.
     pub async fn make_first_key(&self) -> Result<Option<KeyText>, LogError> {
@@ -119,16 +132,17 @@ impl Api {
         soft: CancellationToken,
         hard: CancellationToken,
     ) -> Result<(), ApiError> {
+        let tls = self.config.tls.acceptor()?;
         let (grpc, health) = grpc::routes(&self.app)?;
         let http = rest::routes(Arc::clone(&self.app)).merge(mcp::routes(Arc::clone(&self.app)));
         let router = serve::router(&self.config, grpc.merge(http));
         let reporter = grpc::report_health(health, || self.app.is_accepting(), soft.clone());
-        let end_watches = async {
+        let end_streams = async {
             soft.cancelled().await;
-            self.app.stop_watching();
+            self.app.end_streams();
         };
-        let serving = serve::run(&self.config, listener, router, soft.clone(), hard.clone());
-        tokio::join!(serving, reporter, end_watches);
+        let serving = serve::run(&self.config, listener, tls, router, soft.clone(), hard.clone());
+        tokio::join!(serving, reporter, end_streams);
         self.app.finish_accepting(&hard).await;
         Ok(())
     }

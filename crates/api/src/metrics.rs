@@ -12,8 +12,19 @@ pub const UNAUTHENTICATED: &str = "webhooks_api_unauthenticated_total";
 pub const MESSAGES: &str = "webhooks_messages_accepted_total";
 /// Deliveries that the log has stored.
 pub const DELIVERIES: &str = "webhooks_deliveries_accepted_total";
+/// Messages that were published on NATS, by `outcome`: `accepted`, `rejected`, or `later` for each time that one could not be
+/// taken yet.
+pub const INGESTED: &str = "webhooks_ingest_messages_total";
+/// Those that were rejected, by `reason` (an error's code).
+pub const INGEST_REJECTED: &str = "webhooks_ingest_rejected_total";
+/// Deliveries of published messages beyond the first one of each.
+pub const INGEST_REDELIVERED: &str = "webhooks_ingest_redelivered_total";
+/// Published messages that no process has pulled yet.
+pub const INGEST_WAITING: &str = "webhooks_ingest_waiting_count";
 /// Connections open.
 pub const CONNECTIONS: &str = "webhooks_api_connections_count";
+/// Streams of messages open.
+pub const DELIVER_STREAMS: &str = "webhooks_deliver_streams_count";
 /// Streams of delivery events open.
 pub const WATCHERS: &str = "webhooks_watchers_count";
 
@@ -36,6 +47,27 @@ pub fn describe() {
         "Messages stored in the log by outcome (accepted, unmatched, duplicate)"
     );
     describe_counter!(DELIVERIES, Unit::Count, "Deliveries stored in the log");
+    describe_counter!(
+        INGESTED,
+        Unit::Count,
+        "Messages published on NATS by outcome (accepted, rejected, or later when one could not be taken yet)"
+    );
+    describe_counter!(
+        INGEST_REJECTED,
+        Unit::Count,
+        "Published messages that were rejected, by reason"
+    );
+    describe_counter!(
+        INGEST_REDELIVERED,
+        Unit::Count,
+        "Published messages that came again"
+    );
+    describe_gauge!(
+        INGEST_WAITING,
+        Unit::Count,
+        "Published messages that no process has pulled yet"
+    );
     describe_gauge!(CONNECTIONS, Unit::Count, "Connections open to the API");
+    describe_gauge!(DELIVER_STREAMS, Unit::Count, "Streams of messages open");
     describe_gauge!(WATCHERS, Unit::Count, "Streams of delivery events open");
 }

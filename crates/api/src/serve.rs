@@ -1,4 +1,6 @@
-//! The listener: gRPC, REST and MCP on one port, HTTP/1.1 and HTTP/2 without TLS, with bounds on everything.
+//! The listener: gRPC, REST and MCP on one port, HTTP/1.1 and HTTP/2, with TLS or without, with bounds on everything.
+
+mod begun;
 
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -15,19 +17,22 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
+use self::begun::Begun;
 use crate::config::ApiConfig;
 use crate::error::{AppError, is_grpc};
-use crate::{grpc, metrics as names};
+use crate::{deadline, grpc, metrics as names};
 
-/// What an HTTP/2 connection starts with (RFC 9113, section 3.4).
-const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Pause while a client has sent a part of the preface, and after the listener failed, as without free descriptors.
+/// Pause after the listener failed, as without free descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 /// What a peer may send on one HTTP/2 stream, and on all of a connection, before it must wait for us, in bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -45,19 +50,23 @@ pub(crate) fn router(config: &ApiConfig, routes: Router) -> Router {
         .layer(from_fn_with_state(config.request_timeout, guard))
 }
 
-/// Bounds the time of a call, turns a panic into an error of that call alone, and puts what the layers below refuse as every
+/// Bounds the time of a call, by our limit and by its caller's, turns a panic into an error of that call alone, and puts what the layers below refuse as every
 /// error is put.
 async fn guard(State(limit): State<Duration>, request: Request, next: Next) -> Response {
     let is_grpc = is_grpc(request.headers());
+    let too_large = grpc::too_large(request.uri().path());
+    let timeout = deadline::timeout_of(request.headers()).filter(|_| is_grpc);
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let limit = timeout.map_or(limit, |timeout| timeout.min(limit));
     if !is_grpc && grpc::is_service_path(request.uri().path()) {
         return AppError::UnsupportedMediaType("application/grpc").into_response();
     }
     match tokio::time::timeout(limit, AssertUnwindSafe(next.run(request)).catch_unwind()).await {
-        Ok(Ok(response)) if is_grpc && is_too_large(&response) => AppError::RequestTooLarge {
-            limit: grpc::MESSAGE_BYTES,
-        }
-        .into_door_response(true),
-        Ok(Ok(response)) => response,
+        Ok(Ok(response)) if is_grpc && is_too_large(&response) => too_large.into_door_response(true),
+        Ok(Ok(response)) => match deadline {
+            Some(deadline) => response.map(|body| deadline::until(deadline, body)),
+            None => response,
+        },
         Ok(Err(_)) => {
             // The panic hook has told where and why.
             tracing::error!("a call panicked");
@@ -77,6 +86,7 @@ fn is_too_large(response: &Response) -> bool {
 pub(crate) async fn run(
     config: &ApiConfig,
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     router: Router,
     soft: CancellationToken,
     hard: CancellationToken,
@@ -100,6 +110,7 @@ pub(crate) async fn run(
         };
         let connection = Connection {
             stream,
+            tls: tls.clone(),
             builder: builder.clone(),
             router: router.clone(),
             watcher: graceful.watcher(),
@@ -152,6 +163,7 @@ async fn accept(
 
 struct Connection {
     stream: TcpStream,
+    tls: Option<TlsAcceptor>,
     builder: auto::Builder<TokioExecutor>,
     router: Router,
     watcher: Watcher,
@@ -161,41 +173,64 @@ struct Connection {
 
 impl Connection {
     async fn serve(self, soft: CancellationToken, hard: CancellationToken) {
-        tokio::select! {
-            began = tokio::time::timeout(self.first_bytes_within, began(&self.stream)) => {
-                if !matches!(began, Ok(Ok(()))) {
-                    return;
-                }
+        let Self {
+            stream,
+            tls,
+            builder,
+            router,
+            watcher,
+            first_bytes_within,
+            _permit,
+        } = self;
+        let opening = async {
+            Ok(match tls {
+                Some(tls) => Began::Tls(Box::new(Begun::new(tls.accept(stream).await?).await?)),
+                None => Began::Plain(Begun::new(stream).await?),
+            })
+        };
+        let opened: io::Result<Began> = tokio::select! {
+            in_time = tokio::time::timeout(first_bytes_within, opening) => {
+                in_time.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             }
             () = soft.cancelled() => return,
-        }
+        };
+        let connection = match opened {
+            Ok(connection) => connection,
+            Err(error) => return tracing::debug!(%error, "connection did not begin"),
+        };
         metrics::gauge!(names::CONNECTIONS).increment(1.0);
-        let service = TowerToHyperService::new(self.router);
-        let connection = self.builder.serve_connection(TokioIo::new(self.stream), service);
-        tokio::select! {
-            served = self.watcher.watch(connection) => {
-                if let Err(error) = served {
-                    tracing::debug!(error, "connection ended");
-                }
-            }
-            () = hard.cancelled() => {}
+        match connection {
+            Began::Tls(stream) => talk(*stream, &builder, router, watcher, &hard).await,
+            Began::Plain(stream) => talk(stream, &builder, router, watcher, &hard).await,
         }
         metrics::gauge!(names::CONNECTIONS).decrement(1.0);
     }
 }
 
-/// Returns when enough has arrived to tell HTTP/1 from HTTP/2: below, nothing bounds the time until then, so a silent client
-/// would hold its place for ever.
-async fn began(stream: &TcpStream) -> io::Result<()> {
-    let mut seen = [0; HTTP2_PREFACE.len()];
-    loop {
-        match stream.peek(&mut seen).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            len if len < seen.len() && HTTP2_PREFACE.starts_with(&seen[..len]) => {
-                tokio::time::sleep(PAUSE).await;
+/// A connection whose first bytes are there: below, nothing bounds the time until then, so a silent client would hold its
+/// place for ever.
+enum Began {
+    Plain(Begun<TcpStream>),
+    Tls(Box<Begun<TlsStream<TcpStream>>>),
+}
+
+/// Serves the calls of a connection.
+async fn talk<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    builder: &auto::Builder<TokioExecutor>,
+    router: Router,
+    watcher: Watcher,
+    hard: &CancellationToken,
+) {
+    let service = TowerToHyperService::new(router);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        served = watcher.watch(connection) => {
+            if let Err(error) = served {
+                tracing::debug!(error, "connection ended");
             }
-            _ => return Ok(()),
         }
+        () = hard.cancelled() => {}
     }
 }
 

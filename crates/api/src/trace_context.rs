@@ -12,7 +12,7 @@ pub(crate) fn traceparent(headers: &HeaderMap) -> String {
         .unwrap_or_default()
 }
 
-fn parse(value: &str) -> Option<String> {
+pub(crate) fn parse(value: &str) -> Option<String> {
     let mut parts = value.split('-');
     let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let is_hex = |text: &str, len: usize| {

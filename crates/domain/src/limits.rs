@@ -2,6 +2,10 @@
 
 /// Largest payload of a message, in bytes (256 KiB).
 pub const PAYLOAD_BYTES: usize = 256 * 1024;
+/// Most messages of one batch.
+pub const BATCH_ITEMS: usize = 1000;
+/// Largest batch, in bytes as it is encoded (4 MiB).
+pub const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Longest URL, in bytes.
 pub const URL_BYTES: usize = 2048;
 /// Longest event type, in bytes.

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use async_nats::Subject as ReplySubject;
 use async_nats::jetstream::consumer::pull;
-use async_nats::jetstream::{self, consumer};
+use async_nats::jetstream::{self, AckKind, consumer};
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use crate::Log;
@@ -18,10 +20,12 @@ use crate::metrics::names;
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How long one pull request waits at the server. Renewed for ever; bounds what a lost one costs.
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
+/// When items that were handed back come again: after nats-server knows that we no longer pull.
+const HAND_BACK_DELAY: Duration = Duration::from_millis(100);
 
 /// A pull consumer's messages, or the way to them. Every step may be cancelled: progress is kept here.
 pub(crate) struct Attachment {
-    /// For the metrics: `read` or `work`.
+    /// For the metrics: `read`, `work` or `ingest`.
     used_to: &'static str,
     state: State,
     /// Attachments lost or failed since the last message.
@@ -129,4 +133,34 @@ pub(crate) fn position(message: &jetstream::Message) -> Result<jetstream::messag
     message
         .info()
         .map_err(|error| LogError::Protocol(error.to_string()))
+}
+
+/// Says a word about a delivered message to its `reply` subject. An error says that there was no connection to hand it to.
+pub(crate) async fn say(log: &Log, reply: &ReplySubject, word: AckKind) -> Result<(), LogError> {
+    let saying = log.client().publish(reply.clone(), word.into());
+    match timeout(log.config().request_timeout, saying).await {
+        Ok(said) => said.map_err(LogError::unavailable),
+        Err(_) => Err(LogError::Unavailable(
+            "no connection to acknowledge work on".into(),
+        )),
+    }
+}
+
+/// Hands back what was pulled and not taken.
+pub(crate) async fn hand_back(mut messages: pull::Stream) {
+    let mut untaken = Vec::new();
+    while let Some(Some(Ok(message))) = messages.next().now_or_never() {
+        untaken.push(message);
+    }
+    drop(messages);
+    for message in untaken {
+        // When this fails, the items come again after `ack_wait`.
+        if message
+            .ack_with(AckKind::Nak(Some(HAND_BACK_DELAY)))
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
 }

@@ -14,7 +14,7 @@ pub mod names {
     pub const APPEND_WAITS: &str = "webhooks_log_append_waits_total";
     /// Connections made to nats-server, the first one included.
     pub const CONNECTS: &str = "webhooks_log_connects_total";
-    /// Consumers attached again after they were lost or fell silent, by `use` (`read`, `work`, `directory`,
+    /// Consumers attached again after they were lost or fell silent, by `use` (`read`, `work`, `ingest`, `directory`,
     /// `membership`, `lanes`, `cancellations`, `replays`, `api_keys`, `api_key_uses`).
     pub const REATTACHED: &str = "webhooks_log_reattached_total";
     /// Stored messages that could not be read.

@@ -325,6 +325,17 @@ pub fn timers_of(delivery_id: DeliveryId) -> String {
     format!("webhooks.timer.{delivery_id}.*")
 }
 
+/// What the subjects begin with that other modules publish on: project and event type follow.
+pub const INGEST_PREFIX: &str = "cuitty.events.";
+
+/// Where a message is published again that was published for `project` and not taken. What cannot be the name of a project
+/// stands under a name that none can have.
+pub fn ingest_rejected(project: &str) -> String {
+    let project = project.parse::<ProjectId>();
+    let project = project.as_ref().map_or("!invalid", ProjectId::as_str);
+    format!("webhooks.ingest.rejected.{project}")
+}
+
 /// Selects every outcome.
 pub const OUTCOMES: &str = "webhooks.outcome.>";
 /// Selects every endpoint's changes.

@@ -10,8 +10,7 @@ use async_nats::Subject as ReplySubject;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{self, AckKind};
 use cuitty_webhooks_domain::delivery::{Due, Requested};
-use futures_util::{FutureExt, StreamExt};
-use tokio::time::timeout;
+use futures_util::StreamExt;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::durable::durable_name;
@@ -27,8 +26,6 @@ use crate::subjects::{Kind, Subject};
 const BATCH: usize = 256;
 /// Bytes that are pulled ahead of the worker: 4 MiB.
 const BATCH_BYTES: usize = 4 << 20;
-/// When items that were handed back come again: after nats-server knows that we no longer pull.
-const HAND_BACK_DELAY: Duration = Duration::from_millis(100);
 
 /// Something to do: a delivery to attempt.
 #[derive(Debug, Clone)]
@@ -102,18 +99,7 @@ impl Acker {
     }
 
     async fn say(&self, word: AckKind) -> Result<(), LogError> {
-        let patience = self.log.config().request_timeout;
-        match timeout(
-            patience,
-            self.log.client().publish(self.reply.clone(), word.into()),
-        )
-        .await
-        {
-            Ok(said) => said.map_err(LogError::unavailable),
-            Err(_) => Err(LogError::Unavailable(
-                "no connection to acknowledge work on".into(),
-            )),
-        }
+        consume::say(&self.log, &self.reply, word).await
     }
 }
 
@@ -168,7 +154,7 @@ impl WorkStream {
     /// does not wait for `ack_wait`.
     pub async fn close(self) {
         if let Some(messages) = self.attachment.into_messages() {
-            hand_back(messages).await;
+            consume::hand_back(messages).await;
         }
         durable::keep_last(&self.log, self.partition).await;
     }
@@ -227,23 +213,4 @@ impl WorkEvent {
 async fn attach(log: Log, partition: u16) -> Result<pull::Stream, LogError> {
     let consumer = log.durable(partition).await?;
     consume::pull(&consumer, BATCH, BATCH_BYTES).await
-}
-
-/// Hands back what was pulled and not taken.
-async fn hand_back(mut messages: pull::Stream) {
-    let mut untaken = Vec::new();
-    while let Some(Some(Ok(message))) = messages.next().now_or_never() {
-        untaken.push(message);
-    }
-    drop(messages);
-    for message in untaken {
-        // When this fails, the items come again after `ack_wait`.
-        if message
-            .ack_with(AckKind::Nak(Some(HAND_BACK_DELAY)))
-            .await
-            .is_err()
-        {
-            return;
-        }
-    }
 }

@@ -36,6 +36,8 @@ pub struct Health {
     pub(crate) history: OnceLock<Store>,
     /// Whether a try to open the history has failed.
     pub(crate) history_failed: AtomicBool,
+    /// Whether this process pulls what is published.
+    pub(crate) ingest: OnceLock<watch::Receiver<bool>>,
     /// Whether this dispatcher is one of the dispatchers.
     pub(crate) dispatcher: OnceLock<watch::Receiver<bool>>,
     pub(crate) projector: OnceLock<watch::Receiver<ProjectorStatus>>,
@@ -55,6 +57,9 @@ pub struct Readiness {
     /// As above; absent when no role uses it. An API is ready without it: it accepts, and refuses reads of the history.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<&'static str>,
+    /// `starting`, or `attached` once messages can come to it; absent without that role.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingest: Option<&'static str>,
     /// `starting`, or `joined` once work can come to it; absent without that role.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dispatcher: Option<&'static str>,
@@ -68,6 +73,7 @@ pub struct Readiness {
 const OK: &str = "ok";
 const STARTING: &str = "starting";
 const DOWN: &str = "down";
+const ATTACHED: &str = "attached";
 const JOINED: &str = "joined";
 const ACTIVE: &str = "active";
 const STANDBY: &str = "standby";
@@ -96,6 +102,10 @@ impl Health {
         } else {
             None
         };
+        let ingest = self.has(Role::Ingest).then(|| match self.ingest.get() {
+            Some(attached) if *attached.borrow() => ATTACHED,
+            _ => STARTING,
+        });
         let dispatcher = self.has(Role::Dispatcher).then(|| match self.dispatcher.get() {
             Some(joined) if *joined.borrow() => JOINED,
             _ => STARTING,
@@ -114,6 +124,7 @@ impl Health {
             log,
             directory,
             history,
+            ingest,
             dispatcher,
             projector,
             draining: self.draining.is_cancelled(),
@@ -147,6 +158,7 @@ impl Readiness {
         !self.draining
             && self.log == OK
             && self.directory == OK
+            && self.ingest.is_none_or(|state| state == ATTACHED)
             && self.dispatcher.is_none_or(|state| state == JOINED)
             && projects
     }
@@ -204,6 +216,7 @@ mod tests {
         log: OK,
         directory: OK,
         history: Some(OK),
+        ingest: Some(ATTACHED),
         dispatcher: Some(JOINED),
         projector: Some(STANDBY),
         draining: false,
@@ -220,6 +233,7 @@ mod tests {
         assert!(ready(|_| {}));
         assert!(!ready(|it| it.log = DOWN));
         assert!(!ready(|it| it.directory = STARTING));
+        assert!(!ready(|it| it.ingest = Some(STARTING)));
         assert!(!ready(|it| it.dispatcher = Some(STARTING)));
         assert!(!ready(|it| it.projector = Some(STALLED)));
         assert!(!ready(|it| it.projector = Some(STARTING)));

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use cuitty_webhooks_api::ApiError;
 use cuitty_webhooks_dispatcher::DispatcherError;
 use cuitty_webhooks_history::HistoryError;
 use cuitty_webhooks_log::LogError;
@@ -67,13 +68,15 @@ enum Command {
     Dev(dev::DevArgs),
     /// The API: takes messages and manages endpoints
     Api,
+    /// Takes messages that are published on NATS
+    Ingest,
     /// A dispatcher: delivers
     Dispatcher,
     /// A projector: folds the log into the history
     Projector,
     /// Several roles in one process
     Serve {
-        /// Which: api, dispatcher, projector
+        /// Which: api, ingest, dispatcher, projector
         #[arg(
             long = "role",
             value_name = "ROLE",
@@ -184,6 +187,7 @@ fn run(command: Command, mut invocation: Invocation) -> anyhow::Result<()> {
         match command {
             Command::Dev(args) => Box::pin(dev::run(args, invocation)).await,
             Command::Api => serve::run(&[Role::Api], &invocation.sources).await,
+            Command::Ingest => serve::run(&[Role::Ingest], &invocation.sources).await,
             Command::Dispatcher => serve::run(&[Role::Dispatcher], &invocation.sources).await,
             Command::Projector => serve::run(&[Role::Projector], &invocation.sources).await,
             Command::Serve { roles } => serve::run(&roles, &invocation.sources).await,
@@ -220,6 +224,7 @@ fn is_configuration(error: &anyhow::Error) -> bool {
         cause.is::<Problems>()
             || matches!(cause.downcast_ref(), Some(LogError::Config { .. }))
             || matches!(cause.downcast_ref(), Some(HistoryError::BadUrl(_)))
+            || matches!(cause.downcast_ref(), Some(ApiError::Tls(_)))
             || matches!(cause.downcast_ref(), Some(DispatcherError::Config { .. }))
     })
 }

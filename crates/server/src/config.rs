@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cuitty_webhooks_api::ApiConfig;
+use cuitty_webhooks_api::{ApiConfig, IngestConfig};
 use cuitty_webhooks_dispatcher::DispatcherConfig;
 use cuitty_webhooks_domain::egress::EgressPolicy;
 use cuitty_webhooks_domain::seal::KeyRing;
@@ -53,6 +53,8 @@ pub struct Config {
     pub history: StoreConfig,
     /// The API role.
     pub api: ApiConfig,
+    /// The ingest role.
+    pub ingest: IngestConfig,
     /// The dispatcher role.
     pub dispatcher: DispatcherConfig,
     /// The projector role.
@@ -150,6 +152,17 @@ impl Config {
             allow_cidrs: self.egress.allow_cidrs.clone(),
             ports: self.egress.ports.clone(),
             nats_prefix: self.dispatcher.nats_prefix.clone(),
+        }
+    }
+
+    /// Reads the files that only some roles use, as a process of these roles would: what is wrong with them.
+    pub fn check_files(&self, settings: &Settings) -> Result<(), Problems> {
+        let mut problems = Vec::new();
+        check::files(self, settings, &mut problems);
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Problems(problems))
         }
     }
 

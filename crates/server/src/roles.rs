@@ -34,6 +34,8 @@ const HARD_GRACE: Duration = Duration::from_secs(2);
 pub enum Role {
     /// Takes messages and manages endpoints: gRPC and REST.
     Api,
+    /// Takes messages that are published on NATS.
+    Ingest,
     /// Delivers.
     Dispatcher,
     /// Folds the log into the history.
@@ -42,13 +44,14 @@ pub enum Role {
 
 impl Role {
     /// Every role, as `dev` runs them.
-    pub const ALL: [Self; 3] = [Self::Api, Self::Dispatcher, Self::Projector];
+    pub const ALL: [Self; 4] = [Self::Api, Self::Ingest, Self::Dispatcher, Self::Projector];
 }
 
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Api => "api",
+            Self::Ingest => "ingest",
             Self::Dispatcher => "dispatcher",
             Self::Projector => "projector",
         })
@@ -143,8 +146,14 @@ impl Running {
         if has(Role::Projector) {
             spawner.spawn(&tasks, "projector", parts.projector());
         }
-        if let Some(listener) = api_listener {
-            spawner.spawn(&tasks, "api", parts.api(listener)?);
+        if has(Role::Api) || has(Role::Ingest) {
+            let api = parts.api()?;
+            if has(Role::Ingest) {
+                spawner.spawn(&tasks, "ingest", parts.ingest(&api));
+            }
+            if let Some(listener) = api_listener {
+                spawner.spawn(&tasks, "api", parts.doors(api, listener));
+            }
         }
         tasks.close();
         let roles = roles.iter().map(Role::to_string).collect::<Vec<_>>().join(",");

@@ -1,7 +1,9 @@
 //! Accepting: a message comes in, a delivery per matching endpoint is in the log before the answer goes out.
 
+mod many;
 mod message;
 mod once;
+mod published;
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -17,9 +19,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::field::{Empty, display};
 use tracing::{Instrument, Span};
 
+pub(crate) use self::many::Item;
 pub(super) use self::message::Message;
 pub(crate) use self::message::NewMessage;
 use self::once::Once;
+pub(crate) use self::published::Place;
 use super::keyed::{Answer, Keyed, Turn};
 use super::{App, observed, unknown_endpoint, unknown_project};
 use crate::auth::{Caller, Scope};
@@ -53,18 +57,28 @@ impl App {
             let permit = Arc::clone(&self.accepts)
                 .try_acquire_owned()
                 .map_err(|_| AppError::Overloaded)?;
-            let message = message.read(caller)?;
-            caller.require_project(&message.project_id)?;
-            let span = Span::current();
-            span.record("project.id", message.project_id.as_str());
-            span.record("event.type", message.event_type.as_str());
-            let message = self.vet_message(message).await?;
-            let accepted = self.accept(message, permit).await?;
-            span.record("message.id", display(accepted.message_id));
-            span.record("log.seq", accepted.log_sequence);
-            Ok(accepted)
+            self.take(caller, message, permit).await
         })
         .await
+    }
+
+    /// Checks and accepts a message of a caller who may deliver.
+    async fn take(
+        &self,
+        caller: &Caller,
+        message: NewMessage,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Accepted, AppError> {
+        let message = message.read(caller)?;
+        caller.require_project(&message.project_id)?;
+        let span = Span::current();
+        span.record("project.id", message.project_id.as_str());
+        span.record("event.type", message.event_type.as_str());
+        let message = self.vet_message(message).await?;
+        let accepted = self.accept(message, permit).await?;
+        span.record("message.id", display(accepted.message_id));
+        span.record("log.seq", accepted.log_sequence);
+        Ok(accepted)
     }
 
     /// Sends a synthetic event to one endpoint, whatever its event types. Refused while the endpoint is disabled: it would

@@ -51,15 +51,16 @@ fn each_error_has_its_code_and_its_two_statuses() {
         (AppError::MalformedBody("x".into()), "malformed_body", 400, Code::InvalidArgument),
         (AppError::UnsupportedMediaType("x"), "unsupported_media_type", 415, Code::InvalidArgument),
         (AppError::RequestTooLarge { limit: 1 }, "payload_too_large", 413, Code::InvalidArgument),
+        (AppError::BatchTooLarge { limit: 1 }, "batch_too_large", 413, Code::InvalidArgument),
         (AppError::RouteNotFound, "route_not_found", 404, Code::Unimplemented),
         (AppError::MethodNotAllowed, "method_not_allowed", 405, Code::Unimplemented),
-        (AppError::NotImplemented("x"), "not_implemented", 501, Code::Unimplemented),
         (AppError::Contended("ep_1".into()), "endpoint_contended", 409, Code::Aborted),
         (AppError::Overloaded, "overloaded", 503, Code::Unavailable),
         (log_down(), "log_unavailable", 503, Code::Unavailable),
         (AppError::HistoryUnavailable(None), "history_unavailable", 503, Code::Unavailable),
         (AppError::HistoryBehind(9), "history_behind", 503, Code::Unavailable),
         (AppError::TooManyWatchers(1), "too_many_watchers", 429, Code::ResourceExhausted),
+        (AppError::TooManyStreams(1), "too_many_streams", 429, Code::ResourceExhausted),
         (AppError::WatcherBehind(1), "watcher_behind", 429, Code::ResourceExhausted),
         (AppError::TimedOut, "timed_out", 503, Code::DeadlineExceeded),
         (AppError::ShuttingDown, "shutting_down", 503, Code::Unavailable),
@@ -142,6 +143,9 @@ async fn a_request_too_large_names_the_payload() {
     assert_eq!(violation.field, "payload");
     let error = &body_of(AppError::RequestTooLarge { limit: 9 }).await["error"];
     assert_eq!(error["fields"][0]["field"], "payload");
+    let status = AppError::BatchTooLarge { limit: 9 }.to_status();
+    let details = status.get_error_details();
+    assert_eq!(details.bad_request().unwrap().field_violations[0].field, "items");
 }
 
 #[test]

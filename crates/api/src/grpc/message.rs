@@ -2,15 +2,16 @@
 
 use std::pin::Pin;
 
+use cuitty_webhooks_domain::limits;
 use cuitty_webhooks_domain::rejection::Rejection;
 use cuitty_webhooks_proto::v1;
 use cuitty_webhooks_proto::v1::message_service_server::MessageService;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{Door, caller_of};
-use crate::app::{Accepted, NewMessage};
+use crate::app::{Accepted, Item, NewMessage};
 use crate::error::AppError;
 use crate::trace_context::traceparent;
 
@@ -25,14 +26,8 @@ impl MessageService for Door {
         let caller = caller_of(&request)?;
         let (metadata, _, request) = request.into_parts();
         let message = NewMessage {
-            idempotency_key: idempotency_key(&metadata, request.idempotency_key)?,
-            project_id: request.project_id,
-            event_type: request.event_type,
-            payload: request.payload,
-            endpoint_id: request.endpoint_id,
-            content_type: request.content_type,
-            traceparent: traceparent(metadata.as_ref()),
-            faults: Vec::new(),
+            idempotency_key: idempotency_key(&metadata, request.idempotency_key.clone())?,
+            ..message(request, &traceparent(metadata.as_ref()))
         };
         let accepted = self.app.deliver(&caller, message).await?;
         Ok(Response::new(accepted.into()))
@@ -40,17 +35,75 @@ impl MessageService for Door {
 
     async fn deliver_batch(
         &self,
-        _request: Request<v1::DeliverBatchRequest>,
+        request: Request<v1::DeliverBatchRequest>,
     ) -> Result<Response<v1::DeliverBatchResponse>, Status> {
-        Err(AppError::NotImplemented("DeliverBatch").into())
+        let caller = caller_of(&request)?;
+        let (metadata, _, request) = request.into_parts();
+        refuse_common_key(&metadata)?;
+        let traceparent = traceparent(metadata.as_ref());
+        let items = request.items.into_iter();
+        let messages = items.map(|item| message(item, &traceparent)).collect();
+        let results = self.app.deliver_batch(&caller, messages).await?;
+        Ok(Response::new(v1::DeliverBatchResponse {
+            results: results.into_iter().map(result).collect(),
+        }))
     }
 
     async fn deliver_stream(
         &self,
-        _request: Request<Streaming<v1::DeliverStreamRequest>>,
+        request: Request<Streaming<v1::DeliverStreamRequest>>,
     ) -> Result<Response<Self::DeliverStreamStream>, Status> {
-        Err(AppError::NotImplemented("DeliverStream").into())
+        let caller = caller_of(&request)?;
+        let (metadata, _, requests) = request.into_parts();
+        refuse_common_key(&metadata)?;
+        let traceparent = traceparent(metadata.as_ref());
+        let items = requests.map(move |request| {
+            let v1::DeliverStreamRequest { tag, item } = request.map_err(unreadable)?;
+            let missing = || AppError::from(Rejection::field("item", "is required"));
+            let item = item.map(|item| message(item, &traceparent)).ok_or_else(missing);
+            Ok::<(u64, Item), Status>((tag, item))
+        });
+        let results = self.app.deliver_stream(caller, items).await?;
+        let answers = results.map_ok(|(tag, of_item)| v1::DeliverStreamResponse {
+            tag,
+            result: Some(result(of_item)),
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
+}
+
+fn message(request: v1::DeliverRequest, traceparent: &str) -> NewMessage {
+    NewMessage {
+        project_id: request.project_id,
+        event_type: request.event_type,
+        payload: request.payload,
+        endpoint_id: request.endpoint_id,
+        idempotency_key: request.idempotency_key,
+        content_type: request.content_type,
+        traceparent: traceparent.to_owned(),
+        faults: Vec::new(),
+    }
+}
+
+/// Many messages share no key: each has one of its own, or none.
+fn refuse_common_key(metadata: &MetadataMap) -> Result<(), AppError> {
+    if metadata.contains_key("idempotency-key") {
+        let text = "must be given with each item, not as metadata";
+        return Err(Rejection::field("idempotency_key", text).into());
+    }
+    Ok(())
+}
+
+/// A request within a stream that cannot be decoded. Where the next one begins is not known then.
+fn unreadable(status: Status) -> Status {
+    // The decoder says so of a request that is too long, and nothing else does.
+    if status.code() == Code::OutOfRange {
+        return AppError::RequestTooLarge {
+            limit: limits::BATCH_BYTES,
+        }
+        .into();
+    }
+    status
 }
 
 /// The key of the field, else of the metadata; two that differ are refused.
@@ -68,6 +121,26 @@ pub(super) fn idempotency_key(metadata: &MetadataMap, field: String) -> Result<S
         Ok(value.to_owned())
     } else {
         Err(Rejection::field("idempotency_key", "is given twice, and not the same").into())
+    }
+}
+
+fn result(result: Result<Accepted, AppError>) -> v1::DeliverResult {
+    use v1::deliver_result::Result as Is;
+    let result = match result {
+        Ok(accepted) => Is::Accepted(accepted.into()),
+        Err(error) => Is::Rejected((&error).into()),
+    };
+    v1::DeliverResult { result: Some(result) }
+}
+
+impl From<&AppError> for v1::ItemError {
+    fn from(error: &AppError) -> Self {
+        let field = error.fields().into_iter().next();
+        Self {
+            reason: error.reason(),
+            message: error.message(),
+            field: field.map(|violation| violation.field).unwrap_or_default(),
+        }
     }
 }
 
@@ -92,6 +165,23 @@ impl From<Accepted> for v1::DeliverResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_item_is_refused_with_what_the_call_would_be() {
+        let fields = vec![
+            cuitty_webhooks_domain::rejection::FieldViolation::new("payload", "must be JSON"),
+            cuitty_webhooks_domain::rejection::FieldViolation::new("event_type", "must not be empty"),
+        ];
+        let error = v1::ItemError::from(&AppError::from(Rejection::Invalid(fields)));
+        assert_eq!(error.reason, "INVALID_FIELDS");
+        assert_eq!(
+            error.message,
+            "payload must be JSON; event_type must not be empty"
+        );
+        assert_eq!(error.field, "payload");
+        let error = v1::ItemError::from(&AppError::Overloaded);
+        assert_eq!((error.reason.as_str(), error.field.as_str()), ("OVERLOADED", ""));
+    }
 
     #[test]
     fn idempotency_key_is_taken_from_field_or_metadata() {

@@ -9,6 +9,11 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::tls::TlsConfig;
 
 struct Server {
     address: SocketAddr,
@@ -22,6 +27,10 @@ struct Server {
 }
 
 async fn start(config: ApiConfig) -> Server {
+    start_with(config, None).await
+}
+
+async fn start_with(config: ApiConfig, tls: Option<TlsAcceptor>) -> Server {
     let (release, called) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let slow = {
         let (release, called) = (release.clone(), called.clone());
@@ -32,8 +41,16 @@ async fn start(config: ApiConfig) -> Server {
         }
     };
     let too_large = || async { Status::out_of_range("decoded message length too large").into_http::<Body>() };
+    let endless = || async {
+        let first = futures_util::stream::iter([Ok::<_, axum::Error>("first")]);
+        Body::from_stream(futures_util::StreamExt::chain(
+            first,
+            futures_util::stream::pending(),
+        ))
+    };
     let routes = Router::new()
         .route("/ok", get(|| async { "ok" }))
+        .route("/test.Service/Endless", post(endless))
         .route("/slow", get(slow))
         .route("/panic", get(|| async { panic!("on purpose") as &str }))
         .route("/test.Service/TooLarge", post(too_large));
@@ -43,7 +60,7 @@ async fn start(config: ApiConfig) -> Server {
     let task = {
         let (soft, hard) = (soft.clone(), hard.clone());
         let served = router(&config, routes);
-        tokio::spawn(async move { run(&config, listener, served, soft, hard).await })
+        tokio::spawn(async move { run(&config, listener, tls, served, soft, hard).await })
     };
     Server {
         address,
@@ -229,4 +246,118 @@ async fn hard_shutdown_cuts_calls_off() {
         .unwrap()
         .unwrap();
     assert!(call.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn a_callers_deadline_ends_its_call_before_our_limit_does() {
+    let server = start(ApiConfig::default()).await;
+    let call = |method: Method, path| {
+        let mut request = server.request(method, path, "application/grpc");
+        request
+            .headers_mut()
+            .insert("grpc-timeout", HeaderValue::from_static("50m"));
+        client(true).request(request)
+    };
+    // Before the answer begins ...
+    let response = call(Method::GET, "/slow").await.unwrap();
+    let status = Status::from_header_map(response.headers()).unwrap();
+    assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+    // ... and after.
+    let response = call(Method::POST, "/test.Service/Endless").await.unwrap();
+    let body = response.into_body().collect().await.unwrap();
+    let status = Status::from_header_map(body.trailers().unwrap()).unwrap();
+    assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+    assert_eq!(&body.to_bytes()[..], b"first");
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_answer_pings_is_cut_off() {
+    let config = ApiConfig {
+        keepalive_interval: Duration::from_millis(60),
+        keepalive_timeout: Duration::from_millis(60),
+        ..ApiConfig::default()
+    };
+    let server = start(config).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    // Preface and empty SETTINGS; nothing after, not even an acknowledgement of theirs.
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    let mut received = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut received)).await;
+    assert!(ended.is_ok(), "it is still connected");
+    let ping = [0, 0, 8, 6];
+    assert!(
+        received.windows(4).any(|head| head == ping),
+        "it was pinged: {received:?}"
+    );
+}
+
+fn testdata(name: &str) -> std::path::PathBuf {
+    let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../dispatcher/testdata");
+    data.join(name)
+}
+
+/// A client that trusts the authority of [`testdata`].
+fn connector() -> TlsConnector {
+    use rustls_pki_types::pem::PemObject;
+    let mut roots = RootCertStore::empty();
+    let ca = rustls_pki_types::CertificateDer::from_pem_file(testdata("ca.pem")).unwrap();
+    roots.add(ca).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    TlsConnector::from(Arc::new(config))
+}
+
+#[tokio::test]
+async fn over_tls_a_call_is_answered_and_a_silent_client_is_cut_off() {
+    let tls = TlsConfig {
+        cert_file: Some(testdata("server.pem")),
+        key_file: Some(testdata("server.key")),
+        client_ca_file: None,
+    };
+    let config = ApiConfig {
+        header_read_timeout: Duration::from_millis(300),
+        ..ApiConfig::default()
+    };
+    let server = start_with(config, tls.acceptor().unwrap()).await;
+    let open = async || {
+        let stream = TcpStream::connect(server.address).await.unwrap();
+        connector()
+            .connect("localhost".try_into().unwrap(), stream)
+            .await
+            .unwrap()
+    };
+    let read = async |mut stream: tokio_rustls::client::TlsStream<TcpStream>| {
+        let mut received = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut received)).await;
+        assert!(ended.is_ok(), "it is still connected");
+        String::from_utf8_lossy(&received).into_owned()
+    };
+
+    let mut stream = open().await;
+    // In pieces, so that telling the protocol takes more than one look.
+    for piece in ["P", "OST", " /slow"] {
+        stream.write_all(piece.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+    stream
+        .write_all(b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(read(stream).await.starts_with("HTTP/1.1 405"));
+
+    for sent in ["", "PRI * HT"] {
+        let mut stream = open().await;
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        assert!(!read(stream).await.starts_with("HTTP/1.1 200"), "{sent:?}");
+    }
+    // Not even a handshake.
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut Vec::new())).await;
+    assert!(ended.is_ok(), "it is still connected");
 }

@@ -27,7 +27,10 @@ pub(super) fn run(command: &ConfigCommand, sources: &Sources) -> anyhow::Result<
         }
         ConfigCommand::Defaults => super::print(DEFAULTS.trim_end()),
         ConfigCommand::Check { roles } => {
-            Config::load(sources, roles)?;
+            let (config, settings) = Config::load(sources, roles)?;
+            if roles.is_empty() {
+                config.check_files(&settings)?;
+            }
             super::print("the configuration is valid")
         }
     }

@@ -1,4 +1,4 @@
-//! `serve`, `api`, `dispatcher`, `projector`: roles of one process, until a signal.
+//! `serve`, `api`, `ingest`, `dispatcher`, `projector`: roles of one process, until a signal.
 
 use crate::config::{Config, Sources};
 use crate::roles::{Role, Running};

@@ -21,6 +21,8 @@ const MIN_APPEND_BYTES: u32 = 1 << 20;
 const MAX_SWEEP_AFTER: Duration = Duration::from_hours(1);
 /// Largest `replay.max_outstanding`: their ids are asked about again and again.
 const MAX_OUTSTANDING: usize = 10_000;
+/// Largest `ingest.max_in_flight`.
+const MAX_INGESTED: usize = 10_000;
 /// Longest `disable_after`.
 const MAX_DISABLE_AFTER: Duration = Duration::from_hours(365 * 24);
 
@@ -34,9 +36,21 @@ pub(super) fn check(config: &Config, settings: &Settings, roles: &[Role], proble
     checks.log();
     checks.history();
     checks.roles(roles);
+    checks.ingest();
+    checks.tls(roles.contains(&Role::Api));
     for problem in config.dispatcher.problems() {
         checks.report(&format!("dispatcher.{}", problem.setting), problem.message);
     }
+}
+
+/// The files of the listener's TLS.
+pub(super) fn files(config: &Config, settings: &Settings, problems: &mut Vec<Problem>) {
+    let mut checks = Checks {
+        config,
+        settings,
+        problems,
+    };
+    checks.tls(true);
 }
 
 struct Checks<'a> {
@@ -214,6 +228,20 @@ impl Checks<'_> {
             "projector.replay.max_outstanding",
             "must be 1 to 10000",
         );
+    }
+
+    fn ingest(&mut self) {
+        self.require(
+            (1..=MAX_INGESTED).contains(&self.config.ingest.max_in_flight),
+            "ingest.max_in_flight",
+            "must be 1 to 10000",
+        );
+    }
+
+    fn tls(&mut self, with_files: bool) {
+        for problem in self.config.api.tls.problems(with_files) {
+            self.report(&format!("api.tls.{}", problem.setting), &problem.message);
+        }
     }
 
     fn roles(&mut self, roles: &[Role]) {

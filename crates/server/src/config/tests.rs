@@ -43,6 +43,7 @@ fn embedded_defaults_are_those_of_the_types() {
     assert_eq!(config.log, LogConfig::default());
     assert_eq!(config.history, StoreConfig::default());
     assert_eq!(format!("{:?}", config.api), format!("{:?}", ApiConfig::default()));
+    assert_eq!(config.ingest, IngestConfig::default());
     assert_eq!(config.dispatcher, DispatcherConfig::default());
     assert_eq!(config.projector, ProjectorConfig::default());
     assert_eq!(config.policy(), EgressPolicy::default());
@@ -355,4 +356,49 @@ fn bad_secrets_are_not_repeated_in_the_problem() {
         !text.contains("short-secret") && !text.contains("c2hvcnQ"),
         "{text}"
     );
+}
+
+#[test]
+fn files_of_tls_are_read_for_the_api_and_for_nobody_else() {
+    let sources = environment(&[
+        ("CUITTY_WEBHOOKS__API__TLS__CERT_FILE", "/nonexistent/cert.pem"),
+        ("CUITTY_WEBHOOKS__API__TLS__KEY_FILE", "/nonexistent/key.pem"),
+        ("CUITTY_WEBHOOKS__SEALING__KEYS", KEY),
+    ]);
+    let from = |name: &str| Origin::Environment(format!("CUITTY_WEBHOOKS__API__TLS__{name}"));
+    let expected = vec![
+        ("api.tls.cert_file".to_owned(), from("CERT_FILE")),
+        ("api.tls.key_file".to_owned(), from("KEY_FILE")),
+    ];
+    assert_eq!(problems(&sources, &[Role::Api]), expected);
+    let (config, settings) = Config::load(&sources, &[Role::Dispatcher]).unwrap();
+    let Problems(found) = config.check_files(&settings).unwrap_err();
+    let found: Vec<_> = found
+        .into_iter()
+        .map(|problem| (problem.key, problem.origin))
+        .collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn half_of_tls_is_refused_for_every_role() {
+    for (key, missing) in [
+        ("CERT_FILE", "api.tls.key_file"),
+        ("KEY_FILE", "api.tls.cert_file"),
+        ("CLIENT_CA_FILE", "api.tls.cert_file"),
+    ] {
+        let name = format!("CUITTY_WEBHOOKS__API__TLS__{key}");
+        let sources = environment(&[(&name, "/nonexistent")]);
+        let keys: Vec<_> = problems(&sources, &[]).into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, [missing], "{key}");
+    }
+}
+
+#[test]
+fn an_ingest_process_needs_no_sealing_keys_and_has_bounds() {
+    assert!(Config::load(&Sources::default(), &[Role::Ingest]).is_ok());
+    for (value, is_good) in [("0", false), ("1", true), ("10000", true), ("10001", false)] {
+        let sources = environment(&[("CUITTY_WEBHOOKS__INGEST__MAX_IN_FLIGHT", value)]);
+        assert_eq!(Config::load(&sources, &[]).is_ok(), is_good, "{value}");
+    }
 }

@@ -43,7 +43,7 @@ pub(super) struct Parts<'a> {
     api_keys: Option<ApiKeys>,
     lanes: Lanes,
     cancellations: Cancellations,
-    /// Known to an API only.
+    /// As above.
     event_types: Option<EventTypes>,
     history: History,
     clock: Clock,
@@ -68,7 +68,10 @@ impl<'a> Parts<'a> {
             );
         }
         let _ = health.log.set(log.clone());
-        let event_types = if health.roles.contains(&Role::Api) {
+        let accepts = [Role::Api, Role::Ingest]
+            .iter()
+            .any(|role| health.roles.contains(role));
+        let event_types = if accepts {
             Some(EventTypes::start(&log, shutdown.hard.clone()).await?)
         } else {
             None
@@ -76,7 +79,7 @@ impl<'a> Parts<'a> {
         // Read until the roles have drained, so it follows the log until the hard end.
         let directory = Directory::start(&log, shutdown.hard.clone()).await?;
         let _ = health.directory.set(directory.clone());
-        let api_keys = if health.roles.contains(&Role::Api) {
+        let api_keys = if accepts {
             Some(ApiKeys::start(&log, shutdown.hard.clone()).await?)
         } else {
             None
@@ -168,18 +171,20 @@ impl<'a> Parts<'a> {
         }
     }
 
-    pub(super) fn api(
-        &self,
-        listener: TcpListener,
-    ) -> anyhow::Result<impl Future<Output = Ended> + Send + use<>> {
-        let (directory, keys) = self.delivering()?;
+    /// What accepts messages, through doors and from what is published.
+    pub(super) fn api(&self) -> anyhow::Result<Api> {
+        let (directory, keys) = if self.health.roles.contains(&Role::Api) {
+            self.delivering()?
+        } else {
+            (self.directory.clone(), self.no_keys()?)
+        };
         let api_keys = self.api_keys.clone().context("the role api was not asked for")?;
         let (config, policy) = (self.config.api.clone(), self.config.policy());
         let (log, clock, rng) = (self.log.clone(), self.clock, self.fork_rng());
         let history = self.history.0.subscribe();
         let (lanes, cancellations) = (self.lanes.clone(), self.cancellations.clone());
         let event_types = self.event_types.clone().context("event types are not followed")?;
-        let api = Api::build(
+        Ok(Api::build(
             config,
             log,
             directory,
@@ -192,15 +197,37 @@ impl<'a> Parts<'a> {
             policy,
             clock,
             rng,
-        )?;
+        )?)
+    }
+
+    pub(super) fn doors(
+        &self,
+        api: Api,
+        listener: TcpListener,
+    ) -> impl Future<Output = Ended> + Send + use<> {
         let Shutdown { soft, hard } = self.shutdown.clone();
-        Ok(async move {
+        async move {
             if let Some(key) = api.make_first_key().await? {
                 // To standard output, where no log line goes: it is stored nowhere.
                 print(&format!("admin API key, shown only this once: {}", key.expose()))?;
             }
             Ok(api.run(listener, soft, hard).await?)
-        })
+        }
+    }
+
+    pub(super) fn ingest(&self, api: &Api) -> impl Future<Output = Ended> + Send + use<> {
+        let ingest = api.ingest(self.config.ingest.clone());
+        let _ = self.health.ingest.set(ingest.attached());
+        let Shutdown { soft, hard } = self.shutdown.clone();
+        async move {
+            ingest.run(soft, hard).await;
+            Ok(())
+        }
+    }
+
+    /// A key ring that opens nothing, for a process that seals and opens nothing.
+    fn no_keys(&self) -> anyhow::Result<KeyRing> {
+        Ok(KeyRing::new(vec![("none".into(), self.fork_rng().random())])?)
     }
 
     fn delivering(&self) -> anyhow::Result<(Directory, KeyRing)> {

@@ -5,6 +5,7 @@
 //! | [`app`] | a whole installation for one test, and the calls that most tests make |
 //! | [`roles`] | the service's roles as real processes: start, SIGKILL, SIGTERM, start again |
 //! | [`local`] | the roles inside the test's own process |
+//! | [`cli`] | the command line over the API |
 //! | [`dev`] | `cuitty-webhooks dev` as a user starts it |
 //! | [`traffic`] | many events at once, and how they fared |
 //! | [`log`] | everything that the log holds |
@@ -30,6 +31,7 @@ pub mod app;
 mod background;
 pub mod books;
 pub mod certificates;
+pub mod cli;
 pub mod dev;
 pub mod dns;
 pub mod eventually;

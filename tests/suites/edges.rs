@@ -38,7 +38,10 @@ const EDGES: [(&str, &[&str]); 10] = [
 ];
 
 /// Crates that only these of ours may use.
-const RESERVED: [(&str, &[&str]); 2] = [("async-nats", &["log", "tests"]), ("sqlx", &["history", "tests"])];
+const RESERVED: [(&str, &[&str]); 2] = [
+    ("async-nats", &["client", "log", "tests"]),
+    ("sqlx", &["history", "tests"]),
+];
 
 #[test]
 fn only_the_allowed_edges_exist() {

@@ -5,6 +5,7 @@ mod convert;
 mod delivery;
 mod endpoint;
 mod event_type;
+mod listen;
 mod message;
 mod status;
 
@@ -20,6 +21,7 @@ use cuitty_webhooks_proto::v1::api_key_service_server::ApiKeyServiceServer;
 use cuitty_webhooks_proto::v1::delivery_service_server::DeliveryServiceServer;
 use cuitty_webhooks_proto::v1::endpoint_service_server::EndpointServiceServer;
 use cuitty_webhooks_proto::v1::event_type_service_server::EventTypeServiceServer;
+use cuitty_webhooks_proto::v1::listen_service_server::ListenServiceServer;
 use cuitty_webhooks_proto::v1::message_service_server::MessageServiceServer;
 use cuitty_webhooks_proto::v1::status_service_server::StatusServiceServer;
 use http::Request;
@@ -46,13 +48,14 @@ const DELIVER_BATCH: &str = "/cuitty.webhooks.v1.MessageService/DeliverBatch";
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Names of the services whose health is reported; the empty one stands for all.
-const HEALTH_NAMES: [&str; 7] = [
+const HEALTH_NAMES: [&str; 8] = [
     "",
     EndpointServiceServer::<()>::NAME,
     MessageServiceServer::<()>::NAME,
     DeliveryServiceServer::<()>::NAME,
     EventTypeServiceServer::<()>::NAME,
     ApiKeyServiceServer::<()>::NAME,
+    ListenServiceServer::<()>::NAME,
     StatusServiceServer::<()>::NAME,
 ];
 
@@ -104,6 +107,13 @@ pub(crate) fn routes(app: &Arc<App>) -> Result<(Router, HealthReporter), tonic_r
         keyed(
             &authenticate,
             ApiKeyServiceServer::new(door()).max_decoding_message_size(MESSAGE_BYTES),
+        ),
+    );
+    routes = add(
+        routes,
+        keyed(
+            &authenticate,
+            ListenServiceServer::new(door()).max_decoding_message_size(MESSAGE_BYTES),
         ),
     );
     routes = add(routes, StatusServiceServer::new(door()));

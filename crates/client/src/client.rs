@@ -1,4 +1,10 @@
-//! The typed calls.
+//! The connection, and how calls are made on it.
+
+mod api_keys;
+mod deliveries;
+mod endpoints;
+mod event_types;
+mod messages;
 
 use std::time::Duration;
 
@@ -6,292 +12,206 @@ use cuitty_webhooks_proto::v1;
 use cuitty_webhooks_proto::v1::api_key_service_client::ApiKeyServiceClient;
 use cuitty_webhooks_proto::v1::delivery_service_client::DeliveryServiceClient;
 use cuitty_webhooks_proto::v1::endpoint_service_client::EndpointServiceClient;
+use cuitty_webhooks_proto::v1::event_type_service_client::EventTypeServiceClient;
+use cuitty_webhooks_proto::v1::listen_service_client::ListenServiceClient;
 use cuitty_webhooks_proto::v1::message_service_client::MessageServiceClient;
 use cuitty_webhooks_proto::v1::status_service_client::StatusServiceClient;
+use tokio::time::Instant;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Response, Status};
 
-use crate::error::ClientError;
+pub use self::deliveries::Watch;
+use crate::error::{Again, ClientError};
+use crate::keys::Keys;
+use crate::patience::Patience;
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest wait for the answer of a call; [`Client::watch_deliveries`] has none.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often an idle connection is checked.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Longest wait for the answer of a call, all tries together; streams have none.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a call is repeated, unless told otherwise.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 type Authorized = InterceptedService<Channel, ApiKey>;
 
 /// A connection to the service. Clones share it; it is made again when it is lost.
+///
+/// While the service cannot be reached, or asks to try later, calls are repeated with growing pauses until the client's
+/// [patience](Builder::patience) ends. That is safe: reads change nothing, and changes carry an idempotency key, which the
+/// client makes when the request has none. The few calls that cannot be repeated safely say so.
 #[derive(Clone)]
 pub struct Client {
-    endpoints: EndpointServiceClient<Authorized>,
-    messages: MessageServiceClient<Authorized>,
-    deliveries: DeliveryServiceClient<Authorized>,
-    api_keys: ApiKeyServiceClient<Authorized>,
-    status: StatusServiceClient<Channel>,
+    pub(crate) endpoints: EndpointServiceClient<Authorized>,
+    pub(crate) messages: MessageServiceClient<Authorized>,
+    pub(crate) deliveries: DeliveryServiceClient<Authorized>,
+    pub(crate) event_types: EventTypeServiceClient<Authorized>,
+    pub(crate) api_keys: ApiKeyServiceClient<Authorized>,
+    pub(crate) listeners: ListenServiceClient<Authorized>,
+    pub(crate) status: StatusServiceClient<Channel>,
+    pub(crate) keys: Keys,
+    pub(crate) patience: Duration,
+}
+
+/// How to connect.
+#[derive(Clone)]
+pub struct Builder {
+    url: String,
+    api_key: String,
+    patience: Duration,
 }
 
 impl Client {
     /// Connects to `url`, such as `http://127.0.0.1:7710`, and calls with `api_key`.
     pub async fn connect(url: &str, api_key: &str) -> Result<Self, ClientError> {
-        let endpoint = Endpoint::from_shared(url.to_owned())
-            .map_err(|error| ClientError::Configuration(format!("{url} is not a server's address: {error}")))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .tcp_nodelay(true);
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|error| ClientError::Unavailable(format!("cannot connect to {url}: {error}")))?;
-        let key = ApiKey::new(api_key)?;
-        Ok(Self {
-            endpoints: EndpointServiceClient::with_interceptor(channel.clone(), key.clone()),
-            messages: MessageServiceClient::with_interceptor(channel.clone(), key.clone()),
-            deliveries: DeliveryServiceClient::with_interceptor(channel.clone(), key.clone()),
-            api_keys: ApiKeyServiceClient::with_interceptor(channel.clone(), key),
-            status: StatusServiceClient::new(channel),
-        })
+        Self::builder(url, api_key).connect().await
     }
 
-    /// Delivers a message to every endpoint that takes it. Once this answers, the log holds every delivery.
-    pub async fn deliver(&self, request: v1::DeliverRequest) -> Result<v1::DeliverResponse, ClientError> {
-        Ok(self.messages.clone().deliver(timed(request)).await?.into_inner())
-    }
-
-    /// Creates an endpoint; the answer shows its signing secret, once.
-    pub async fn create_endpoint(
-        &self,
-        request: v1::CreateEndpointRequest,
-    ) -> Result<v1::CreateEndpointResponse, ClientError> {
-        Ok(self
-            .endpoints
-            .clone()
-            .create_endpoint(timed(request))
-            .await?
-            .into_inner())
-    }
-
-    /// The endpoint of this id.
-    pub async fn get_endpoint(&self, endpoint_id: &str) -> Result<v1::Endpoint, ClientError> {
-        let request = v1::GetEndpointRequest {
-            endpoint_id: endpoint_id.into(),
-        };
-        Ok(self
-            .endpoints
-            .clone()
-            .get_endpoint(timed(request))
-            .await?
-            .into_inner())
-    }
-
-    /// A page of a project's endpoints, newest first.
-    pub async fn list_endpoints(
-        &self,
-        request: v1::ListEndpointsRequest,
-    ) -> Result<v1::ListEndpointsResponse, ClientError> {
-        Ok(self
-            .endpoints
-            .clone()
-            .list_endpoints(timed(request))
-            .await?
-            .into_inner())
-    }
-
-    /// Changes the fields of `endpoint` that `fields` names.
-    pub async fn update_endpoint(
-        &self,
-        endpoint: v1::Endpoint,
-        fields: &[&str],
-    ) -> Result<v1::Endpoint, ClientError> {
-        let paths = fields.iter().map(|&field| field.to_owned()).collect();
-        let request = v1::UpdateEndpointRequest {
-            endpoint: Some(endpoint),
-            update_mask: Some(prost_types::FieldMask { paths }),
-            expected_revision: 0,
-        };
-        Ok(self
-            .endpoints
-            .clone()
-            .update_endpoint(timed(request))
-            .await?
-            .into_inner())
-    }
-
-    /// Deletes an endpoint: it takes no new messages, what was accepted before still completes.
-    pub async fn delete_endpoint(&self, endpoint_id: &str) -> Result<(), ClientError> {
-        let request = v1::DeleteEndpointRequest {
-            endpoint_id: endpoint_id.into(),
-        };
-        self.endpoints.clone().delete_endpoint(timed(request)).await?;
-        Ok(())
-    }
-
-    /// Makes a new secret current; the answer shows it, once.
-    pub async fn rotate_secret(
-        &self,
-        request: v1::RotateSecretRequest,
-    ) -> Result<v1::RotateSecretResponse, ClientError> {
-        Ok(self
-            .endpoints
-            .clone()
-            .rotate_secret(timed(request))
-            .await?
-            .into_inner())
-    }
-
-    /// Ends the overlap of a previous secret now; the current one has to be rotated first.
-    pub async fn revoke_secret(
-        &self,
-        endpoint_id: &str,
-        secret_id: &str,
-    ) -> Result<v1::Endpoint, ClientError> {
-        let request = v1::RevokeSecretRequest {
-            endpoint_id: endpoint_id.into(),
-            secret_id: secret_id.into(),
-        };
-        Ok(self
-            .endpoints
-            .clone()
-            .revoke_secret(timed(request))
-            .await?
-            .into_inner())
-    }
-
-    /// A delivery with its payload and every attempt, once the history has passed `min_log_sequence` (0 does not wait).
-    pub async fn get_delivery(
-        &self,
-        delivery_id: &str,
-        min_log_sequence: u64,
-    ) -> Result<v1::DeliveryDetail, ClientError> {
-        self.read_delivery(v1::GetDeliveryRequest {
-            delivery_id: delivery_id.into(),
-            min_log_sequence,
-            verify: false,
-        })
-        .await
-    }
-
-    /// Like [`Self::get_delivery`], with a check of every signature that an attempt carried.
-    pub async fn verify_delivery(
-        &self,
-        delivery_id: &str,
-        min_log_sequence: u64,
-    ) -> Result<v1::DeliveryDetail, ClientError> {
-        self.read_delivery(v1::GetDeliveryRequest {
-            delivery_id: delivery_id.into(),
-            min_log_sequence,
-            verify: true,
-        })
-        .await
-    }
-
-    async fn read_delivery(
-        &self,
-        request: v1::GetDeliveryRequest,
-    ) -> Result<v1::DeliveryDetail, ClientError> {
-        Ok(self
-            .deliveries
-            .clone()
-            .get_delivery(timed(request))
-            .await?
-            .into_inner())
-    }
-
-    /// A page of the delivery history, newest first.
-    pub async fn list_deliveries(
-        &self,
-        request: v1::ListDeliveriesRequest,
-    ) -> Result<v1::ListDeliveriesResponse, ClientError> {
-        Ok(self
-            .deliveries
-            .clone()
-            .list_deliveries(timed(request))
-            .await?
-            .into_inner())
-    }
-
-    /// Delivery events as the log stores them, from now on.
-    pub async fn watch_deliveries(&self, request: v1::WatchDeliveriesRequest) -> Result<Watch, ClientError> {
-        Ok(Watch(
-            self.deliveries
-                .clone()
-                .watch_deliveries(request)
-                .await?
-                .into_inner(),
-        ))
-    }
-
-    /// Makes an API key; the answer shows it, once. Needs a key with the scope `admin`, as every call about keys does.
-    pub async fn create_api_key(
-        &self,
-        request: v1::CreateApiKeyRequest,
-    ) -> Result<v1::CreateApiKeyResponse, ClientError> {
-        Ok(self
-            .api_keys
-            .clone()
-            .create_api_key(timed(request))
-            .await?
-            .into_inner())
-    }
-
-    /// A page of the API keys, newest first, revoked ones too.
-    pub async fn list_api_keys(
-        &self,
-        request: v1::ListApiKeysRequest,
-    ) -> Result<v1::ListApiKeysResponse, ClientError> {
-        Ok(self
-            .api_keys
-            .clone()
-            .list_api_keys(timed(request))
-            .await?
-            .into_inner())
-    }
-
-    /// Ends an API key for good.
-    pub async fn revoke_api_key(&self, id: &str) -> Result<v1::ApiKey, ClientError> {
-        let request = v1::RevokeApiKeyRequest { id: id.into() };
-        Ok(self
-            .api_keys
-            .clone()
-            .revoke_api_key(timed(request))
-            .await?
-            .into_inner())
+    /// To connect otherwise than [`Self::connect`] does.
+    pub fn builder(url: &str, api_key: &str) -> Builder {
+        Builder {
+            url: url.to_owned(),
+            api_key: api_key.to_owned(),
+            patience: PATIENCE,
+        }
     }
 
     /// Whether the service is well. Needs no key.
     pub async fn status(&self) -> Result<v1::GetStatusResponse, ClientError> {
-        Ok(self
-            .status
-            .clone()
-            .get_status(timed(v1::GetStatusRequest {}))
-            .await?
-            .into_inner())
+        call!(self.status.get_status(v1::GetStatusRequest {}), Repeat::Freely)
+    }
+
+    /// Calls, again and again where that is safe and makes sense.
+    async fn call<Q, A, F>(
+        &self,
+        repeat: Repeat,
+        message: Q,
+        call: impl Fn(Request<Q>) -> F,
+    ) -> Result<A, ClientError>
+    where
+        Q: Clone,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let deadline = Instant::now() + CALL_TIMEOUT;
+        let mut patience = Patience::new(self.patience.min(CALL_TIMEOUT));
+        loop {
+            let mut request = Request::new(message.clone());
+            request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+            if let Repeat::Under(key) = &repeat {
+                request.metadata_mut().insert("idempotency-key", key.clone());
+            }
+            let status = match call(request).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => status,
+            };
+            let pause = match Again::after(&status) {
+                Again::NotYet(pause) => Some(pause),
+                Again::Perhaps(pause) if repeat != Repeat::Never => pause,
+                Again::Perhaps(_) | Again::Never => return Err(status.into()),
+            };
+            if !patience.pause(pause).await {
+                return Err(status.into());
+            }
+        }
+    }
+
+    /// How to repeat a change whose request may hold an idempotency key.
+    fn keyed(&self, given: &str) -> Repeat {
+        if given.is_empty() {
+            self.under_new_key()
+        } else {
+            Repeat::Freely
+        }
+    }
+
+    /// How to repeat a change whose request has no field for an idempotency key.
+    fn under_new_key(&self) -> Repeat {
+        let key = self.keys.next().parse();
+        Repeat::Under(key.expect("keys are visible ASCII"))
     }
 }
 
-/// Events of [`Client::watch_deliveries`], in the order of the log.
-pub struct Watch(Streaming<v1::DeliveryEvent>);
+impl Builder {
+    /// How long calls are repeated while the service cannot be reached or asks to try later: 10 s unless set, at most 30 s;
+    /// zero means that nothing is repeated.
+    #[must_use]
+    pub fn patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
 
-impl Watch {
-    /// The next event; `None` when the server ended the stream.
-    pub async fn next(&mut self) -> Result<Option<v1::DeliveryEvent>, ClientError> {
-        Ok(self.0.message().await?)
+    /// Connects, and fails at once if that is not possible.
+    pub async fn connect(self) -> Result<Client, ClientError> {
+        let url = &self.url;
+        let endpoint = Endpoint::from_shared(url.clone())
+            .map_err(|error| ClientError::Configuration(format!("{url} is not a server's address: {error}")))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .tcp_nodelay(true);
+        let channel = endpoint.connect().await.map_err(|error| {
+            ClientError::Unavailable(format!("cannot connect to {url}: {}", cause(&error)))
+        })?;
+        let key = ApiKey::new(&self.api_key)?;
+        let keyed = || InterceptedService::new(channel.clone(), key.clone());
+        Ok(Client {
+            endpoints: EndpointServiceClient::new(keyed()),
+            messages: MessageServiceClient::new(keyed()),
+            deliveries: DeliveryServiceClient::new(keyed()),
+            event_types: EventTypeServiceClient::new(keyed()),
+            api_keys: ApiKeyServiceClient::new(keyed()),
+            listeners: ListenServiceClient::new(keyed()),
+            status: StatusServiceClient::new(channel.clone()),
+            keys: Keys::new(),
+            patience: self.patience,
+        })
     }
 }
 
-fn timed<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(CALL_TIMEOUT);
-    request
+/// What an error comes from: the transport's own text does not tell.
+fn cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// Whether a call that may have been carried out can be made again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Repeat {
+    Never,
+    /// It changes nothing, or the same, or its message holds an idempotency key.
+    Freely,
+    /// Each time under this idempotency key.
+    Under(MetadataValue<Ascii>),
+}
+
+/// `call!(self.<service>.<method>(<message>), <repeat>)` makes a call on one of the connection's services.
+macro_rules! call {
+    ($self:ident.$service:ident.$method:ident($message:expr), $repeat:expr) => {{
+        let service = &$self.$service;
+        let call = |request| {
+            let mut service = service.clone();
+            async move { service.$method(request).await }
+        };
+        $self.call($repeat, $message, call).await
+    }};
+}
+use call;
+
+/// The names of fields to change.
+fn mask(fields: &[&str]) -> prost_types::FieldMask {
+    prost_types::FieldMask {
+        paths: fields.iter().map(|&field| field.to_owned()).collect(),
+    }
 }
 
 /// Adds the key to every call.
 #[derive(Clone)]
-struct ApiKey(MetadataValue<Ascii>);
+pub(crate) struct ApiKey(MetadataValue<Ascii>);
 
 impl ApiKey {
     fn new(api_key: &str) -> Result<Self, ClientError> {

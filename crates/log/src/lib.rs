@@ -7,7 +7,7 @@
 //! Start at [`Log`]. Every operation outlives a restart of nats-server: connections are made again for ever, an append
 //! is repeated under the same id until its deadline, readers and work streams go on where they were.
 //!
-//! Beside the log stands [`Log::notify`], which publishes on other subjects over the same connection.
+//! Beside the log stand [`Log::notify`] and [`Log::listen`]: other subjects over the same connection.
 
 mod api_keys;
 mod append;
@@ -27,6 +27,7 @@ mod ingest;
 mod lag;
 mod lanes;
 pub mod lease;
+mod listen;
 pub mod membership;
 pub mod metrics;
 mod notify;
@@ -68,6 +69,7 @@ pub use crate::idempotency::{Claim, Idempotency, Intent, Record};
 pub use crate::ingest::{IngestStream, Published, Refusal};
 pub use crate::lag::PartitionLag;
 pub use crate::lanes::{BlockedBy, HealthState, LaneHealth, LaneRecord, Lanes, SavedLane};
+pub use crate::listen::{AnswerTo, Listener, Notified};
 pub use crate::notify::{Notification, NotifyError};
 pub use crate::outcomes::{LastOutcome, Outcomes};
 pub use crate::progress::{Progress, ProgressRead};

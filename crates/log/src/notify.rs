@@ -10,7 +10,7 @@ use tokio::time::{Duration, timeout};
 use crate::Log;
 
 /// Header that a NATS service sets when it answers with an error.
-const SERVICE_ERROR: &str = "Nats-Service-Error";
+pub(crate) const SERVICE_ERROR: &str = "Nats-Service-Error";
 
 /// A message to whoever listens.
 #[derive(Debug, Clone)]

@@ -1,14 +1,25 @@
 //! The command line: one file per command.
 
+mod bar;
+mod completion;
 mod config;
+mod deliveries;
 mod demo;
 mod dev;
+mod endpoints;
+mod event_types;
+mod events;
+mod fault;
 mod keys;
+mod listen;
 mod mcp;
+mod moment;
 mod openapi;
 mod projection;
 mod remote;
+mod replays;
 mod serve;
+mod show;
 mod topology;
 
 use std::ffi::OsString;
@@ -23,7 +34,7 @@ use cuitty_webhooks_dispatcher::DispatcherError;
 use cuitty_webhooks_history::HistoryError;
 use cuitty_webhooks_log::LogError;
 
-use self::remote::{API_KEY_VARIABLE, Remote, URL_VARIABLE, Usage};
+use self::remote::{API_KEY_VARIABLE, Remote, URL_VARIABLE};
 use crate::config::{ENV_PREFIX, Problems, Sources};
 use crate::roles::{Edge, Role};
 
@@ -97,11 +108,33 @@ enum Command {
     Keys(keys::KeysCommand),
     /// Tools for agents: MCP over standard input and output, of a running service
     Mcp(mcp::McpArgs),
+    /// Endpoints: where messages go
+    #[command(subcommand)]
+    Endpoints(endpoints::EndpointsCommand),
+    /// Events: messages in
+    #[command(subcommand)]
+    Events(events::EventsCommand),
+    /// Deliveries: what became of every message
+    #[command(subcommand)]
+    Deliveries(deliveries::DeliveriesCommand),
+    /// Replays: many deliveries again
+    #[command(subcommand)]
+    Replays(replays::ReplaysCommand),
+    /// Event types: what a project knows of its events
+    #[command(subcommand)]
+    EventTypes(event_types::EventTypesCommand),
+    /// Listens with an endpoint of its own, and prints or forwards what arrives, until interrupted
+    Listen(listen::ListenArgs),
     /// The configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
     /// Prints the OpenAPI document of the REST API
     Openapi,
+    /// Prints what makes a shell complete this command line
+    Completion {
+        /// Which shell
+        shell: completion::Shell,
+    },
     /// Delivers a first event to a receiver of its own and shows what happened
     #[command(hide = true)]
     Demo(demo::DemoArgs),
@@ -163,8 +196,8 @@ pub fn main(
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nothing can be done about a closed standard error.
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
-            ExitCode::from(if error.is::<Usage>() {
+            let _ = writeln!(std::io::stderr(), "error: {}", fault::describe(&error));
+            ExitCode::from(if fault::is_usage(&error) {
                 BAD_USAGE
             } else if is_configuration(&error) {
                 BAD_CONFIGURATION
@@ -179,6 +212,7 @@ fn run(command: Command, mut invocation: Invocation) -> anyhow::Result<()> {
     match command {
         Command::Config(command) => return config::run(&command, &invocation.sources),
         Command::Openapi => return openapi::run(),
+        Command::Completion { shell } => return completion::run(shell),
         Command::Topology(_) | Command::Projection(_) | Command::Demo(_) => invocation.quiet(),
         _ => {}
     }
@@ -195,8 +229,14 @@ fn run(command: Command, mut invocation: Invocation) -> anyhow::Result<()> {
             Command::Projection(command) => projection::run(command, &invocation.sources).await,
             Command::Keys(command) => keys::run(command, invocation.remote).await,
             Command::Mcp(args) => mcp::run(args, invocation.remote).await,
+            Command::Endpoints(command) => endpoints::run(command, invocation.remote).await,
+            Command::Events(command) => events::run(command, invocation.remote).await,
+            Command::Deliveries(command) => deliveries::run(command, invocation.remote).await,
+            Command::Replays(command) => replays::run(command, invocation.remote).await,
+            Command::EventTypes(command) => event_types::run(command, invocation.remote).await,
+            Command::Listen(args) => listen::run(args, invocation.remote).await,
             Command::Demo(args) => Box::pin(demo::run(args, invocation)).await,
-            Command::Config(_) | Command::Openapi => Ok(()),
+            Command::Config(_) | Command::Openapi | Command::Completion { .. } => Ok(()),
         }
     });
     runtime.shutdown_timeout(EXIT_GRACE);
@@ -240,10 +280,16 @@ fn edge() -> Edge {
 
 /// Writes an answer to standard output. A reader that is gone, as in `… | head`, is no error.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    print_while_read(text).map(drop)
+}
+
+/// Like [`print`]; tells whether the reader is still there, for what goes on and on.
+fn print_while_read(text: &str) -> anyhow::Result<bool> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -193,6 +193,14 @@ fn entry(method: &str, ids: &Ids) -> Option<(Option<&'static str>, Vec<u8>)> {
             };
             ("manage", encoded(&update))
         }
+        "ListenService/Listen" => {
+            let start = v1::ListenStart {
+                project_id,
+                ..Default::default()
+            };
+            let request = Some(v1::listen_request::Request::Start(start));
+            ("manage", encoded(&v1::ListenRequest { request }))
+        }
         "MessageService/Deliver" => ("deliver", encoded(&deliver)),
         "MessageService/DeliverBatch" => (
             "deliver",

@@ -157,17 +157,27 @@ impl WatchHub {
         self.shared.stop.cancel();
     }
 
+    /// Resolves when the streams are to end.
+    pub(super) fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.shared.stop.clone().cancelled_owned()
+    }
+
+    /// A place among those who watch.
+    pub(super) fn place(&self) -> Result<OwnedSemaphorePermit, AppError> {
+        if self.shared.stop.is_cancelled() {
+            return Err(AppError::ShuttingDown);
+        }
+        Arc::clone(&self.watchers)
+            .try_acquire_owned()
+            .map_err(|_| AppError::TooManyWatchers(self.max_watchers))
+    }
+
     async fn subscribe(
         &self,
         filter: Filter,
         revoked: BoxFuture<'static, ()>,
     ) -> Result<impl Stream<Item = Result<Arc<Watched>, AppError>> + Send + use<>, AppError> {
-        if self.shared.stop.is_cancelled() {
-            return Err(AppError::ShuttingDown);
-        }
-        let permit = Arc::clone(&self.watchers)
-            .try_acquire_owned()
-            .map_err(|_| AppError::TooManyWatchers(self.max_watchers))?;
+        let permit = self.place()?;
         let mut is_reading = self.shared.is_reading.lock().await;
         let tail = if *is_reading {
             None

@@ -13,7 +13,7 @@ use crate::error::AppError;
 
 impl Door {
     /// An endpoint as callers see it now.
-    fn shown(&self, endpoint: &Endpoint) -> v1::Endpoint {
+    pub(super) fn shown(&self, endpoint: &Endpoint) -> v1::Endpoint {
         convert::endpoint(endpoint, self.app.health(endpoint), self.app.now())
     }
 }

@@ -1,0 +1,162 @@
+//! Events over NATS: published on a subject of their project and type, stored, and taken from there by the service.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::PublishMessage;
+use cuitty_webhooks_domain::names::{EventType, ProjectId};
+use cuitty_webhooks_proto::v1;
+use futures_util::{Stream, StreamExt};
+
+use crate::keys::Keys;
+use crate::patience::Patience;
+
+/// What the subjects of events begin with.
+const PREFIX: &str = "cuitty.events";
+const ENDPOINT_ID: &str = "Cuitty-Endpoint-Id";
+const CONTENT_TYPE: &str = "Content-Type";
+/// How long a publish is repeated.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Events on their way at the same time.
+const WINDOW: usize = 256;
+
+/// Publishes events over NATS. Clones share the connection, which is made again when it is lost.
+///
+/// Once a publish is answered the event is stored, on nats-server's disk, and will be delivered. Nobody says whether the
+/// service takes it: what it cannot take goes to `webhooks.ingest.rejected.<project>`.
+#[derive(Clone)]
+pub struct Publisher {
+    jetstream: jetstream::Context,
+    keys: Keys,
+    patience: Duration,
+}
+
+/// An event that is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// Its sequence in the stream of events.
+    pub sequence: u64,
+    /// Whether an event under the same idempotency key was stored a moment ago, and this one was dropped.
+    pub duplicate: bool,
+}
+
+/// Why an event was not stored, or may not be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// A field of the event cannot be used.
+    #[error("{field} {message}")]
+    Invalid {
+        /// Its name.
+        field: &'static str,
+        /// What it must be.
+        message: String,
+    },
+    /// nats-server cannot be reached or did not answer, for as long as the publisher's patience lasts. The event may be
+    /// stored: whoever repeats it later should do so under the same idempotency key.
+    #[error("nats-server is not available: {0}")]
+    Unavailable(String),
+    /// There is no stream for events: the service was never started on this nats-server, or the account is another one.
+    #[error("nats-server has no stream for {PREFIX}.>")]
+    NoStream,
+    /// nats-server does not take the event.
+    #[error("nats-server refuses the event: {0}")]
+    Refused(String),
+}
+
+impl Publisher {
+    /// Connects to a nats-server, such as `nats://user:password@127.0.0.1:4222`.
+    pub async fn connect(url: &str) -> Result<Self, PublishError> {
+        let connected = async_nats::connect(url).await;
+        let client = connected.map_err(|error| PublishError::Unavailable(error.to_string()))?;
+        Ok(Self::new(client))
+    }
+
+    /// Over a connection of the caller's own, with its credentials and TLS.
+    pub fn new(client: async_nats::Client) -> Self {
+        Self {
+            jetstream: jetstream::new(client),
+            keys: Keys::new(),
+            patience: PATIENCE,
+        }
+    }
+
+    /// How long a publish is repeated while nats-server does not answer: 10 s unless set; zero means not at all.
+    #[must_use]
+    pub fn patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Publishes an event and waits until it is stored. It gets an idempotency key if it has none; the event is dropped if
+    /// one under the same key was stored a moment ago.
+    pub async fn publish(&self, event: v1::DeliverRequest) -> Result<Published, PublishError> {
+        let (subject, message) = self.message(event)?;
+        let mut patience = Patience::new(self.patience);
+        loop {
+            let error = match self.once(subject.clone(), message.clone()).await {
+                Ok(published) => return Ok(published),
+                Err(error) => error,
+            };
+            if !matches!(error, PublishError::Unavailable(_)) || !patience.pause(None).await {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Publishes events, many of them at the same time, and tells what became of each: its place among them, from 0, in the
+    /// order of the answers.
+    pub fn publish_all<'a>(
+        &'a self,
+        events: impl Stream<Item = v1::DeliverRequest> + 'a,
+    ) -> impl Stream<Item = (usize, Result<Published, PublishError>)> + 'a {
+        events
+            .enumerate()
+            .map(async |(place, event)| (place, self.publish(event).await))
+            .buffer_unordered(WINDOW)
+    }
+
+    async fn once(&self, subject: String, message: PublishMessage) -> Result<Published, PublishError> {
+        let told = async { self.jetstream.send_publish(subject, message).await?.await };
+        let stored = told.await.map_err(|error| match error.kind() {
+            PublishErrorKind::StreamNotFound => PublishError::NoStream,
+            PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe | PublishErrorKind::MaxAckPending => {
+                PublishError::Unavailable(error.to_string())
+            }
+            _ => PublishError::Refused(error.to_string()),
+        })?;
+        Ok(Published {
+            sequence: stored.sequence,
+            duplicate: stored.duplicate,
+        })
+    }
+
+    fn message(&self, event: v1::DeliverRequest) -> Result<(String, PublishMessage), PublishError> {
+        let project: ProjectId = parse("project_id", &event.project_id)?;
+        let event_type: EventType = parse("event_type", &event.event_type)?;
+        let key = if event.idempotency_key.is_empty() {
+            self.keys.next()
+        } else {
+            event.idempotency_key
+        };
+        let mut headers = async_nats::HeaderMap::new();
+        let given = [
+            ("idempotency_key", "Nats-Msg-Id", key),
+            ("endpoint_id", ENDPOINT_ID, event.endpoint_id),
+            ("content_type", CONTENT_TYPE, event.content_type),
+        ];
+        for (field, name, value) in given {
+            if !value.is_empty() {
+                headers.insert(name, parse::<async_nats::HeaderValue>(field, &value)?);
+            }
+        }
+        let message = PublishMessage::build().headers(headers).payload(event.payload);
+        Ok((format!("{PREFIX}.{project}.{event_type}"), message))
+    }
+}
+
+fn parse<T: std::str::FromStr<Err: ToString>>(field: &'static str, text: &str) -> Result<T, PublishError> {
+    text.parse().map_err(|error: T::Err| PublishError::Invalid {
+        field,
+        message: error.to_string(),
+    })
+}

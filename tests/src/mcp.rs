@@ -11,7 +11,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use crate::roles::binary;
 
 /// Longest wait for the client to answer an order, its start included.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How the client settles on a version of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -138,6 +138,34 @@ async fn what_is_published_arrives_as_what_the_api_is_given_does() {
 }
 
 #[tokio::test]
+async fn one_id_of_two_projects_is_two_messages() {
+    let app = TestApp::start().await;
+    let receiver = Receiver::start();
+    for project in ["acme", "globex"] {
+        let subscribed = CreateEndpointRequest {
+            project_id: project.into(),
+            url: receiver.url(&format!("/{project}")),
+            ..Default::default()
+        };
+        app.endpoints().create_endpoint(subscribed).await.unwrap();
+    }
+    let publisher = Publisher::new(&app.nats.url()).await;
+    let headers = [("Nats-Msg-Id", "order-17")];
+    publisher.publish(SUBJECT, &headers, "{}").await;
+    // Within a tenth of a second nats-server takes it for the same message.
+    eventually("nats-server stores the second one", || async {
+        let sent = publisher
+            .send("cuitty.events.globex.order.paid", &headers, "{}")
+            .await;
+        is(sent.await.unwrap().duplicate, false)
+    })
+    .await;
+    for path in ["/acme", "/globex"] {
+        receiver.received(path, 1).await;
+    }
+}
+
+#[tokio::test]
 async fn an_id_is_the_same_key_as_the_apis() {
     let app = TestApp::start().await;
     let receiver = Receiver::start();

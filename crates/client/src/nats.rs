@@ -37,8 +37,6 @@ pub struct Publisher {
 pub struct Published {
     /// Its sequence in the stream of events.
     pub sequence: u64,
-    /// Whether an event under the same idempotency key was stored a moment ago, and this one was dropped.
-    pub duplicate: bool,
 }
 
 /// Why an event was not stored, or may not be.
@@ -87,8 +85,8 @@ impl Publisher {
         Self { patience, ..self }
     }
 
-    /// Publishes an event and waits until it is stored. It gets an idempotency key if it has none; the event is dropped if
-    /// one under the same key was stored a moment ago.
+    /// Publishes an event and waits until it is stored. It gets an idempotency key if it has none, so that what is repeated
+    /// here is delivered once.
     pub async fn publish(&self, event: v1::DeliverRequest) -> Result<Published, PublishError> {
         let (subject, message) = self.message(event)?;
         let mut patience = Patience::new(self.patience);
@@ -126,7 +124,6 @@ impl Publisher {
         })?;
         Ok(Published {
             sequence: stored.sequence,
-            duplicate: stored.duplicate,
         })
     }
 

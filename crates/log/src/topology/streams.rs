@@ -16,6 +16,10 @@ const LANE_HISTORY: i64 = 16;
 /// How long a cancellation is kept: longer than any delivery is attempted.
 pub(crate) const CANCELLATION_MAX_AGE: Duration = Duration::from_hours(48);
 
+/// How long nats-server itself drops what is published with the same id: the shortest that it takes. It asks nothing but the
+/// id, so it would drop what another project publishes, or another event under the same key; acceptance tells them apart.
+const INGEST_DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
+
 /// Every stream as `config` wants it.
 pub(super) fn wanted(config: &LogConfig) -> Vec<Config> {
     // No stream is bounded in size, so that none drops what was acknowledged to make room: when nats-server's storage
@@ -88,6 +92,7 @@ pub(super) fn wanted(config: &LogConfig) -> Vec<Config> {
         ),
         Config {
             retention: RetentionPolicy::WorkQueue,
+            duplicate_window: INGEST_DUPLICATE_WINDOW,
             ..base(INGEST_STREAM, &["cuitty.events.>"])
         },
         bucket(IDEMPOTENCY_BUCKET, config.idempotency_ttl),

@@ -26,7 +26,7 @@ use super::remote::{Remote, note};
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for an answer. The service gives up before.
-const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 /// Calls in progress; more are not read.
 const CALLS: usize = 32;
 /// Where a request names the protocol's version since that of July 2026, which has no handshake.

@@ -33,7 +33,15 @@ pub fn command(url: &str, key: &str, arguments: &[&str]) -> Command {
 /// # Panics
 /// When it cannot be started, or what it prints is no text.
 pub fn run_with(url: &str, key: &str, arguments: &[&str], input: &str) -> Ran {
-    let mut child = command(url, key, arguments)
+    run_command(command(url, key, arguments), input)
+}
+
+/// Runs a command with this on its standard input.
+///
+/// # Panics
+/// As [`run_with`].
+pub fn run_command(mut command: Command, input: &str) -> Ran {
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -92,10 +92,8 @@ async fn a_key_is_shown_once_and_its_life_is_listed() {
     };
     assert_eq!(listed().await, made);
 
-    // A project that has no endpoint yet is unknown, which only somebody who was let in is told.
     let mut messages = MessageServiceClient::new(app.channel(Some(&secret)));
-    let refusal = refused(messages.deliver(event("order.paid", "{}")).await);
-    assert_eq!(refusal.code, Code::NotFound);
+    messages.deliver(event("order.paid", "{}")).await.unwrap();
     let used = eventually("its use is known", || async {
         listed().await.last_used_at.ok_or("not yet")
     })
@@ -157,6 +155,21 @@ async fn with_a_bound_key_the_project_may_be_left_out_and_lists_hold_nothing_els
     let last = app.deliver("order.paid", &serde_json::json!({})).await;
     let first = timeout(Duration::from_secs(20), events.message()).await.unwrap();
     assert_eq!(first.unwrap().unwrap().message_id, last.message_id);
+}
+
+#[tokio::test]
+async fn a_project_that_has_nothing_but_a_key_is_empty_and_not_unknown() {
+    let app = TestApp::start().await;
+    let bound = app.create_key("newcomer", &["read", "deliver"]).await;
+    let channel = || app.channel(Some(&bound.secret));
+    assert_eq!(list_endpoints(channel()).await.unwrap(), Vec::<String>::new());
+    let request = DeliverRequest {
+        project_id: String::new(),
+        ..event("order.paid", "{}")
+    };
+    let accepted = MessageServiceClient::new(channel()).deliver(request).await;
+    let accepted = accepted.unwrap().into_inner();
+    assert_eq!((accepted.deliveries.len(), accepted.log_sequence > 0), (0, true));
 }
 
 #[tokio::test]

@@ -101,6 +101,8 @@ async fn the_example_for_many_events_delivers_each_once() {
 #[tokio::test]
 async fn a_batch_has_a_result_for_each() {
     let app = TestApp::start().await;
+    let receiver = Receiver::start();
+    app.create_endpoint_at(receiver.url("/hooks")).await;
     let client = Client::connect(app.url(), ADMIN_KEY).await.unwrap();
     let results = client
         .deliver_batch(vec![event("a.b", "{}"), event("a.b", "{"), event("a.b", "{}")])
@@ -111,6 +113,7 @@ async fn a_batch_has_a_result_for_each() {
         .map(|result| matches!(result.result, Some(v1::deliver_result::Result::Accepted(_))))
         .collect();
     assert_eq!(accepted, [true, false, true]);
+    receiver.received("/hooks", 2).await;
 }
 
 #[tokio::test]

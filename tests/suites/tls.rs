@@ -5,9 +5,10 @@ use std::process::{Command, Output};
 
 use harness::app::{Builder, TestApp};
 use harness::certificates::{Authority, Certified};
+use harness::cli;
 use harness::nats::nowhere;
 use harness::python;
-use harness::roles::{Settings, command};
+use harness::roles::{ADMIN_KEY, Settings, command};
 use serde_json::json;
 
 fn with_tls(server: &Certified) -> Builder {
@@ -134,6 +135,54 @@ async fn with_authorities_for_clients_only_those_with_a_certificate_are_let_in()
     )
     .await;
     assert_eq!(by_grpc, json!("UNAVAILABLE"));
+}
+
+/// `status`-like calls of the command line over TLS: one over gRPC, one of `mcp`.
+fn command_line(app: &TestApp, files: &[(&str, &Path)]) -> [cli::Ran; 2] {
+    let url = format!("https://{}", target(app));
+    let calls = [
+        (&["keys", "list", "--json"][..], ""),
+        (&["mcp"], r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#),
+    ];
+    calls.map(|(arguments, input)| {
+        let mut command = cli::command(&url, ADMIN_KEY, arguments);
+        command.envs(files.iter().copied());
+        cli::run_command(command, input)
+    })
+}
+
+#[tokio::test]
+async fn the_command_line_and_the_client_crate_speak_tls() {
+    const CA: &str = "CUITTY_WEBHOOKS_CA_FILE";
+    const CERT: &str = "CUITTY_WEBHOOKS_CERT_FILE";
+    const KEY: &str = "CUITTY_WEBHOOKS_KEY_FILE";
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let app = with_tls(&authority.certify("server"))
+        .set("api.tls.client_ca_file", clients.cert().display())
+        .start()
+        .await;
+    let ca = authority.cert();
+    let client = clients.certify("client");
+    let whole = [(CA, &*ca), (CERT, &*client.cert), (KEY, &*client.key)];
+
+    let [listed, answered] = command_line(&app, &whole);
+    assert_eq!(listed.json_lines(), Vec::<serde_json::Value>::new());
+    assert_eq!(answered.json(), json!({"jsonrpc": "2.0", "id": 1, "result": {}}));
+
+    // Who cannot show a certificate, or trusts nobody who vouches for the server.
+    for files in [&whole[..1], &whole[1..]] {
+        let [listed, answered] = command_line(&app, files);
+        assert_eq!(listed.code, Some(1), "{listed:?}");
+        assert_eq!(answered.json()["error"]["code"], -32603);
+    }
+    let [listed, answered] = command_line(&app, &whole[..2]);
+    for ran in [listed, answered] {
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        assert!(ran.err.contains(CERT) && ran.err.contains(KEY), "{}", ran.err);
+    }
+    let [missing, _] = command_line(&app, &[(CA, Path::new("/nonexistent/ca.pem"))]);
+    assert_eq!(missing.code, Some(2), "{missing:?}");
+    assert!(missing.err.contains(CA), "{}", missing.err);
 }
 
 #[test]

@@ -171,9 +171,14 @@ impl App {
 
     /// The endpoints of a project, newest first. One that nothing was ever stored of is unknown.
     fn endpoints_of(&self, project: &ProjectId) -> Result<Vec<Arc<Entry>>, AppError> {
-        self.directory
-            .project(project)
-            .or_else(|| self.event_types.knows(project).then(Vec::new))
+        self.or_none(project, self.directory.project(project))
+    }
+
+    /// What was `found` of a project, which is nothing when the project is known for something else.
+    fn or_none<T>(&self, project: &ProjectId, found: Option<Vec<T>>) -> Result<Vec<T>, AppError> {
+        let is_known = || self.event_types.knows(project) || self.api_keys.knows(project);
+        found
+            .or_else(|| is_known().then(Vec::new))
             .ok_or_else(|| unknown_project(project))
     }
 

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Response, Status};
 
 pub use self::deliveries::Watch;
@@ -63,10 +63,11 @@ pub struct Builder {
     url: String,
     api_key: String,
     patience: Duration,
+    tls: ClientTlsConfig,
 }
 
 impl Client {
-    /// Connects to `url`, such as `http://127.0.0.1:7710`, and calls with `api_key`.
+    /// Connects to `url`, such as `http://127.0.0.1:7710`, or `https://…` for TLS, and calls with `api_key`.
     pub async fn connect(url: &str, api_key: &str) -> Result<Self, ClientError> {
         Self::builder(url, api_key).connect().await
     }
@@ -77,6 +78,7 @@ impl Client {
             url: url.to_owned(),
             api_key: api_key.to_owned(),
             patience: PATIENCE,
+            tls: ClientTlsConfig::new().with_webpki_roots(),
         }
     }
 
@@ -143,16 +145,44 @@ impl Builder {
         Self { patience, ..self }
     }
 
-    /// Connects, and fails at once if that is not possible.
-    pub async fn connect(self) -> Result<Client, ClientError> {
+    /// Trusts what these authorities (PEM) vouch for, beside the public ones.
+    #[must_use]
+    pub fn authorities(self, pem: impl AsRef<[u8]>) -> Self {
+        let tls = self.tls.ca_certificate(Certificate::from_pem(pem));
+        Self { tls, ..self }
+    }
+
+    /// Shows this certificate (PEM, followed by those between it and its authority), whose private key is `key` (PEM), where
+    /// the service asks for one.
+    #[must_use]
+    pub fn identity(self, certificate: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Self {
+        let tls = self.tls.identity(Identity::from_pem(certificate, key));
+        Self { tls, ..self }
+    }
+
+    /// What the connection is made to, for calls that are none of gRPC.
+    pub fn endpoint(&self) -> Result<Endpoint, ClientError> {
         let url = &self.url;
+        let unusable = |what: &str, error: &dyn std::error::Error| {
+            ClientError::Configuration(format!("{what}: {}", cause(error)))
+        };
         let endpoint = Endpoint::from_shared(url.clone())
-            .map_err(|error| ClientError::Configuration(format!("{url} is not a server's address: {error}")))?
+            .map_err(|error| unusable(&format!("{url} is not a server's address"), &error))?
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .tcp_nodelay(true);
-        let channel = endpoint.connect().await.map_err(|error| {
-            ClientError::Unavailable(format!("cannot connect to {url}: {}", cause(&error)))
+        if endpoint.uri().scheme_str() != Some("https") {
+            return Ok(endpoint);
+        }
+        endpoint
+            .tls_config(self.tls.clone())
+            .map_err(|error| unusable("the certificates cannot be used", &error))
+    }
+
+    /// Connects, and fails at once if that is not possible.
+    pub async fn connect(self) -> Result<Client, ClientError> {
+        let channel = self.endpoint()?.connect().await.map_err(|error| {
+            ClientError::Unavailable(format!("cannot connect to {}: {}", self.url, cause(&error)))
         })?;
         let key = ApiKey::new(&self.api_key)?;
         let keyed = || InterceptedService::new(channel.clone(), key.clone());

@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::api_key::{ApiKey, ApiKeyChange, KeyDigest};
 use cuitty_webhooks_domain::endpoint::Actor;
 use cuitty_webhooks_domain::ids::ApiKeyId;
+use cuitty_webhooks_domain::names::ProjectId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, instrument};
@@ -69,6 +70,15 @@ impl ApiKeys {
         let known = self.keys.state().read();
         let id = known.by_digest.get(digest)?;
         known.by_id.get(id).cloned()
+    }
+
+    /// Whether a key was ever bound to the project.
+    pub fn knows(&self, project_id: &ProjectId) -> bool {
+        let known = self.keys.state().read();
+        known
+            .by_id
+            .values()
+            .any(|entry| entry.key.project_id.as_ref() == Some(project_id))
     }
 
     /// Every key, revoked ones too, in no order.

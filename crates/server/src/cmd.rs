@@ -34,7 +34,7 @@ use cuitty_webhooks_dispatcher::DispatcherError;
 use cuitty_webhooks_history::HistoryError;
 use cuitty_webhooks_log::LogError;
 
-use self::remote::{API_KEY_VARIABLE, Remote, URL_VARIABLE};
+use self::remote::Remote;
 use crate::config::{ENV_PREFIX, Problems, Sources};
 use crate::roles::{Edge, Role};
 
@@ -181,8 +181,7 @@ pub fn main(
     for (name, value) in environment {
         match name.to_str() {
             Some("PATH") => invocation.path = Some(value),
-            Some(URL_VARIABLE) => invocation.remote.set_url(&value),
-            Some(API_KEY_VARIABLE) => invocation.remote.set_api_key(&value),
+            Some(name) if invocation.remote.set(name, &value) => {}
             Some(name) if name.starts_with(ENV_PREFIX) => {
                 let value = value.to_string_lossy().into_owned();
                 invocation.sources.environment.push((name.to_owned(), value));

@@ -25,7 +25,7 @@ pub(crate) use self::message::NewMessage;
 use self::once::Once;
 pub(crate) use self::published::Place;
 use super::keyed::{Answer, Keyed, Turn};
-use super::{App, observed, unknown_endpoint, unknown_project};
+use super::{App, observed, unknown_endpoint};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
 use crate::metrics as names;
@@ -190,11 +190,8 @@ impl App {
             self.endpoints_of(project)?;
             return Err(unknown_endpoint(id));
         }
-        let matching = self
-            .directory
-            .matching(project, &message.event_type)
-            .or_else(|| self.event_types.knows(project).then(Vec::new))
-            .ok_or_else(|| unknown_project(project))?;
+        let matching = self.directory.matching(project, &message.event_type);
+        let matching = self.or_none(project, matching)?;
         if matching.len() > limits::FAN_OUT {
             let text = format!(
                 "matches {} endpoints, at most {} are delivered to",

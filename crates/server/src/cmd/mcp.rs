@@ -18,13 +18,11 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tower::ServiceExt as _;
 
 use super::remote::{Remote, note};
 
-/// Longest wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for an answer. The service gives up before.
 const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 /// Calls in progress; more are not read.
@@ -46,7 +44,7 @@ pub(super) struct McpArgs {
 
 /// Ends with the input, once everything is answered.
 pub(super) async fn run(args: McpArgs, remote: Remote) -> anyhow::Result<()> {
-    let service = Arc::new(Service::new(remote, args.url.as_deref())?);
+    let service = Arc::new(Service::new(&remote, args.url.as_deref())?);
     let (calls, room) = (TaskTracker::new(), Arc::new(Semaphore::new(CALLS)));
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await.context("cannot read standard input")? {
@@ -79,17 +77,13 @@ struct Service {
 
 impl Service {
     /// Connects with the first call.
-    fn new(remote: Remote, url: Option<&str>) -> anyhow::Result<Self> {
-        let (url, api_key) = remote.target(url)?;
-        let endpoint = Endpoint::from_shared(url.clone())
-            .with_context(|| format!("{url} is not a server's address"))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true);
-        let mut authorization = HeaderValue::try_from(format!("Bearer {api_key}"))
+    fn new(remote: &Remote, url: Option<&str>) -> anyhow::Result<Self> {
+        let endpoint = remote.builder(url)?.endpoint()?;
+        let mut authorization = HeaderValue::try_from(format!("Bearer {}", remote.api_key()?))
             .map_err(|_| anyhow!("the API key has characters that no key has"))?;
         authorization.set_sensitive(true);
         Ok(Self {
-            url,
+            url: remote.url(url).to_owned(),
             channel: endpoint.connect_lazy(),
             authorization,
             version: OnceLock::new(),

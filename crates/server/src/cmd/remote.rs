@@ -2,19 +2,24 @@
 
 use std::ffi::OsStr;
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Args;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use console::Term;
-use cuitty_webhooks_client::Client;
+use cuitty_webhooks_client::{Builder, Client};
 use serde_json::Value;
 
 /// Names the variable with the address of the API.
 pub(super) const URL_VARIABLE: &str = "CUITTY_WEBHOOKS_URL";
 /// Names the variable with the API key. It is no argument: those can be read by everybody on the machine.
 pub(super) const API_KEY_VARIABLE: &str = "CUITTY_WEBHOOKS_API_KEY";
+/// Name files (PEM): authorities that are trusted beside the public ones, and the certificate that is shown, with its key.
+pub(super) const CA_FILE_VARIABLE: &str = "CUITTY_WEBHOOKS_CA_FILE";
+pub(super) const CERT_FILE_VARIABLE: &str = "CUITTY_WEBHOOKS_CERT_FILE";
+pub(super) const KEY_FILE_VARIABLE: &str = "CUITTY_WEBHOOKS_KEY_FILE";
 const DEFAULT_URL: &str = "http://127.0.0.1:7710";
 /// Items asked for at once.
 const PAGE: u32 = 200;
@@ -43,31 +48,67 @@ pub(super) struct RemoteFlags {
 pub(super) struct Remote {
     url: Option<String>,
     api_key: Option<String>,
+    ca_file: Option<PathBuf>,
+    cert_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
 }
 
 impl Remote {
-    pub(super) fn set_url(&mut self, value: &OsStr) {
-        self.url = text(value);
-    }
-
-    pub(super) fn set_api_key(&mut self, value: &OsStr) {
-        self.api_key = text(value);
+    /// Takes a variable of the environment, if it is one of those that tell about the service; whether it is.
+    pub(super) fn set(&mut self, name: &str, value: &OsStr) -> bool {
+        match name {
+            URL_VARIABLE => self.url = text(value),
+            API_KEY_VARIABLE => self.api_key = text(value),
+            CA_FILE_VARIABLE => self.ca_file = path(value),
+            CERT_FILE_VARIABLE => self.cert_file = path(value),
+            KEY_FILE_VARIABLE => self.key_file = path(value),
+            _ => return false,
+        }
+        true
     }
 
     /// Connects.
     pub(super) async fn connect(self, flags: &RemoteFlags) -> anyhow::Result<Client> {
-        let (url, api_key) = self.target(flags.url.as_deref())?;
-        Ok(Client::connect(&url, &api_key).await?)
+        Ok(self.builder(flags.url.as_deref())?.connect().await?)
     }
 
-    /// The address, of which `url` is the one asked for, and the key.
-    pub(super) fn target(self, url: Option<&str>) -> anyhow::Result<(String, String)> {
-        let api_key = self
-            .api_key
-            .ok_or_else(|| Usage(format!("{API_KEY_VARIABLE} is not set: calls need an API key")))?;
-        let url = url.map(str::to_owned).or(self.url);
-        Ok((url.unwrap_or_else(|| DEFAULT_URL.to_owned()), api_key))
+    /// How to connect to `url`, or to the service that the environment names.
+    pub(super) fn builder(&self, url: Option<&str>) -> anyhow::Result<Builder> {
+        let mut builder = Client::builder(self.url(url), self.api_key()?);
+        if let Some(file) = &self.ca_file {
+            builder = builder.authorities(pem(CA_FILE_VARIABLE, file)?);
+        }
+        match (&self.cert_file, &self.key_file) {
+            (Some(cert), Some(key)) => {
+                let (cert, key) = (pem(CERT_FILE_VARIABLE, cert)?, pem(KEY_FILE_VARIABLE, key)?);
+                Ok(builder.identity(cert, key))
+            }
+            (None, None) => Ok(builder),
+            _ => {
+                let text = format!("{CERT_FILE_VARIABLE} and {KEY_FILE_VARIABLE} must be set together");
+                Err(Usage(text).into())
+            }
+        }
     }
+
+    /// The address, of which `url` is the one asked for.
+    pub(super) fn url<'a>(&'a self, url: Option<&'a str>) -> &'a str {
+        url.or(self.url.as_deref()).unwrap_or(DEFAULT_URL)
+    }
+
+    /// The key.
+    pub(super) fn api_key(&self) -> Result<&str, Usage> {
+        let missing = || Usage(format!("{API_KEY_VARIABLE} is not set: calls need an API key"));
+        self.api_key.as_deref().ok_or_else(missing)
+    }
+}
+
+fn pem(variable: &str, file: &Path) -> Result<Vec<u8>, Usage> {
+    std::fs::read(file).map_err(|error| Usage(format!("{variable}: cannot read {}: {error}", file.display())))
+}
+
+fn path(value: &OsStr) -> Option<PathBuf> {
+    Some(PathBuf::from(value)).filter(|path| !path.as_os_str().is_empty())
 }
 
 /// An empty variable is as one that is not set.

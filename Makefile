@@ -86,5 +86,7 @@ $(PYTHON_TOOLS): tests/requirements.txt
 	@touch $@
 
 $(CARGO_DENY): Makefile
-	cargo install --quiet --force --locked --no-default-features --root $(TOOLS) --version $(CARGO_DENY_VERSION) cargo-deny
+	@# Without optimisation: it runs for seconds, and would be compiled for minutes.
+	CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --force --locked --debug --no-default-features --root $(TOOLS) \
+		--version $(CARGO_DENY_VERSION) cargo-deny
 	@touch $@

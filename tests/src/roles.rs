@@ -221,14 +221,8 @@ pub fn binary() -> &'static Path {
         let release = profile_dir.ends_with("release");
         // The cargo on PATH, which knows the workspace's toolchain also when no cargo started this executable.
         let mut build = Command::new("cargo");
-        build.args([
-            "build",
-            "--quiet",
-            "--package",
-            "cuitty-webhooks-server",
-            "--bin",
-            "cuitty-webhooks",
-        ]);
+        // As `make` does, so that what it has built is not built again with other features.
+        build.args(["build", "--quiet", "--workspace", "--bin", "cuitty-webhooks"]);
         build
             .args(release.then_some("--release"))
             .current_dir(crate::workspace());

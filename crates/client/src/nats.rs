@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::context::{PublishError as JetStreamError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
 use cuitty_webhooks_domain::names::{EventType, ProjectId};
 use cuitty_webhooks_proto::v1;
 use futures_util::{Stream, StreamExt};
@@ -18,6 +19,10 @@ const ENDPOINT_ID: &str = "Cuitty-Endpoint-Id";
 const CONTENT_TYPE: &str = "Content-Type";
 /// How long a publish is repeated.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long nats-server may take to forget an id, with some to spare.
+const FORGOTTEN: Duration = Duration::from_millis(150);
+/// What JetStream answers while a message with the same id is on its way into the stream.
+const IN_PROCESS: u64 = 10158;
 /// Events on their way at the same time.
 const WINDOW: usize = 256;
 
@@ -60,6 +65,10 @@ pub enum PublishError {
     /// nats-server does not take the event.
     #[error("nats-server refuses the event: {0}")]
     Refused(String),
+    /// nats-server drops the event for as long as the publisher's patience lasts: it has stored another one with this
+    /// idempotency key, and asks neither for its project nor for its contents.
+    #[error("nats-server has just stored another event with this idempotency key")]
+    Recognised,
 }
 
 impl Publisher {
@@ -91,11 +100,15 @@ impl Publisher {
         let (subject, message) = self.message(event)?;
         let mut patience = Patience::new(self.patience);
         loop {
-            let error = match self.once(subject.clone(), message.clone()).await {
-                Ok(published) => return Ok(published),
-                Err(error) => error,
+            let (error, pause) = match self.once(subject.clone(), message.clone()).await {
+                // Of this project and these contents or not: once the id is forgotten the event is stored, and the service
+                // knows repetitions by more than the id.
+                Ok(PublishAck { duplicate: true, .. }) => (PublishError::Recognised, Some(FORGOTTEN)),
+                Ok(PublishAck { sequence, .. }) => return Ok(Published { sequence }),
+                Err(error) if is_passing(&error) => (told(&error), None),
+                Err(error) => return Err(told(&error)),
             };
-            if !matches!(error, PublishError::Unavailable(_)) || !patience.pause(None).await {
+            if !patience.pause(pause).await {
                 return Err(error);
             }
         }
@@ -113,18 +126,8 @@ impl Publisher {
             .buffer_unordered(WINDOW)
     }
 
-    async fn once(&self, subject: String, message: PublishMessage) -> Result<Published, PublishError> {
-        let told = async { self.jetstream.send_publish(subject, message).await?.await };
-        let stored = told.await.map_err(|error| match error.kind() {
-            PublishErrorKind::StreamNotFound => PublishError::NoStream,
-            PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe | PublishErrorKind::MaxAckPending => {
-                PublishError::Unavailable(error.to_string())
-            }
-            _ => PublishError::Refused(error.to_string()),
-        })?;
-        Ok(Published {
-            sequence: stored.sequence,
-        })
+    async fn once(&self, subject: String, message: PublishMessage) -> Result<PublishAck, JetStreamError> {
+        self.jetstream.send_publish(subject, message).await?.await
     }
 
     fn message(&self, event: v1::DeliverRequest) -> Result<(String, PublishMessage), PublishError> {
@@ -148,6 +151,29 @@ impl Publisher {
         }
         let message = PublishMessage::build().headers(headers).payload(event.payload);
         Ok((format!("{PREFIX}.{project}.{event_type}"), message))
+    }
+}
+
+/// Whether it may go well a moment later: a server that is away, a stream that has no leader for now or is not made yet, an
+/// earlier try that is on its way.
+fn is_passing(error: &JetStreamError) -> bool {
+    match error.kind() {
+        PublishErrorKind::StreamNotFound
+        | PublishErrorKind::TimedOut
+        | PublishErrorKind::BrokenPipe
+        | PublishErrorKind::MaxAckPending => true,
+        PublishErrorKind::Other => std::error::Error::source(error)
+            .and_then(|source| source.downcast_ref::<jetstream::Error>())
+            .is_some_and(|answer| answer.code() >= 500 || answer.error_code().0 == IN_PROCESS),
+        _ => false,
+    }
+}
+
+fn told(error: &JetStreamError) -> PublishError {
+    match error.kind() {
+        PublishErrorKind::StreamNotFound => PublishError::NoStream,
+        _ if is_passing(error) => PublishError::Unavailable(error.to_string()),
+        _ => PublishError::Refused(error.to_string()),
     }
 }
 

@@ -258,6 +258,12 @@ async fn a_process_killed_between_append_and_acknowledgement_changes_nothing() {
     .await;
     mute.kill9();
     the_log_forgets(&url).await;
+    // Who subscribes only now gets nothing of it.
+    let late = json!({"project_id": PROJECT, "url": receiver.url("/late")});
+    assert_eq!(
+        rest.post("/manage/v1/webhooks/endpoints", &late).await.status,
+        201
+    );
 
     let again = RoleProcess::start("ingest", &settings).await;
     publisher.taken(Duration::from_secs(30)).await;
@@ -272,6 +278,7 @@ async fn a_process_killed_between_append_and_acknowledgement_changes_nothing() {
         receiver.received(path, 2).await;
         assert_eq!(receiver.ids(path).into_values().collect::<Vec<_>>(), [1, 1]);
     }
+    assert!(receiver.ids("/late").is_empty());
 }
 
 #[tokio::test]

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cuitty_webhooks_domain::endpoint::Actor;
-use cuitty_webhooks_domain::rejection::Rejection;
 use cuitty_webhooks_log::{IngestStream, LogError, Published, Refusal};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -151,7 +150,6 @@ impl Ingest {
         let place = Place {
             sequence: message.sequence,
             stored_at: message.stored_at,
-            is_repeated: message.delivered > 1,
         };
         let accepting = self
             .app
@@ -195,12 +193,6 @@ fn judge(error: &AppError, delivered: u64) -> Verdict {
     match error {
         error if error.is_transient() => Verdict::Later(pause),
         AppError::Internal(_) if delivered < TRIES => Verdict::Later(pause),
-        // It may have been made a moment ago, by a process whose events this one has not read yet.
-        AppError::Rejected(Rejection::NotFound { .. }) | AppError::EventTypeUnknown { .. }
-            if delivered <= 1 =>
-        {
-            Verdict::Later(pause)
-        }
         _ => Verdict::Never,
     }
 }
@@ -225,7 +217,7 @@ async fn reject(message: &Published, error: &AppError) -> Result<(), LogError> {
 
 #[cfg(test)]
 mod tests {
-    use cuitty_webhooks_domain::rejection::Resource;
+    use cuitty_webhooks_domain::rejection::{Rejection, Resource};
 
     use super::*;
 
@@ -256,17 +248,10 @@ mod tests {
             Rejection::PayloadTooLarge { actual: 2, limit: 1 }.into(),
             AppError::IdempotencyKeyReused,
             AppError::EventTypeArchived("a.b".parse().unwrap()),
+            AppError::EventTypeUnknown { nearest: Vec::new() },
+            unknown(),
         ] {
             assert_eq!(judge(&error, 1), Verdict::Never, "{error}");
-        }
-    }
-
-    #[test]
-    fn what_may_have_been_made_a_moment_ago_is_looked_for_twice() {
-        let unknown_type = AppError::EventTypeUnknown { nearest: Vec::new() };
-        for error in [unknown(), unknown_type] {
-            assert_eq!(judge(&error, 1), Verdict::Later(FIRST_PAUSE), "{error}");
-            assert_eq!(judge(&error, 2), Verdict::Never, "{error}");
         }
     }
 

@@ -128,20 +128,6 @@ typed_id!(
     ReplayId, "rpl"
 );
 
-impl MessageId {
-    /// The message that was published at `sequence` of a stream, and stored there at `nanos` since the Unix epoch: always the
-    /// same id, so that it can be taken up again after a crash. The time tells streams apart that were made one after the
-    /// other.
-    pub fn published(sequence: u64, nanos: i64) -> Self {
-        let millis = u64::try_from(nanos / 1_000_000).unwrap_or(0);
-        let head = uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid();
-        Self(derived(
-            head,
-            &[b"published", &sequence.to_be_bytes(), &nanos.to_be_bytes()],
-        ))
-    }
-}
-
 impl DeliveryId {
     /// The delivery of `message` to `endpoint`: always the same id, so that a request repeated after a crash appends
     /// the same deliveries. The time bits are the message's, so the id sorts beside it.
@@ -272,17 +258,6 @@ mod tests {
             prop_assert_ne!(DeliveryId::derive(message, a), DeliveryId::derive(message, b));
             prop_assert_eq!(DeliveryId::derive(message, a).uuid().get_version_num(), 7);
             prop_assert_eq!(&DeliveryId::derive(message, a).to_string()[4..13], &message.to_string()[4..13]);
-        }
-
-        #[test]
-        fn a_published_message_has_one_id_that_tells_when_it_was(sequence: u64, nanos in 0..i64::MAX) {
-            let id = MessageId::published(sequence, nanos);
-            prop_assert_eq!(MessageId::published(sequence, nanos), id);
-            prop_assert_ne!(MessageId::published(sequence.wrapping_add(1), nanos), id);
-            prop_assert_ne!(MessageId::published(sequence, nanos ^ 1), id);
-            prop_assert_eq!(id.uuid().get_version_num(), 7);
-            let millis = id.uuid().as_u128() >> 80;
-            prop_assert_eq!(millis, nanos as u128 / 1_000_000);
         }
 
         #[test]

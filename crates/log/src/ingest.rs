@@ -166,11 +166,6 @@ impl Log {
         Ok(stream)
     }
 
-    /// How long an append that is repeated with the same id is recognised.
-    pub fn duplicate_window(&self) -> Duration {
-        self.config().duplicate_window
-    }
-
     /// How long what was pulled may stay without a word about it.
     pub fn ack_wait(&self) -> Duration {
         self.config().ack_wait

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind, Stream};
+use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind, LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::delivery::DeliveryEvent;
@@ -20,7 +20,7 @@ use crate::consume::{self, Attachment};
 use crate::error::LogError;
 use crate::metrics::names;
 use crate::subjects::Subject;
-use crate::topology::STREAM;
+use crate::topology::{CONTROL_STREAM, STREAM};
 
 /// Messages that are pulled ahead of the reader.
 const BATCH: usize = 1000;
@@ -174,6 +174,20 @@ impl Log {
                     .direct_get_last_for_subject(subject)
                     .await,
             )
+        })
+        .await
+    }
+
+    /// Sequence of the last change that `subjects` selects, wildcards and all; 0 when there is none. The stream's leader is
+    /// asked, which knows of every change that was acknowledged.
+    pub async fn last_change(&self, subjects: &str) -> Result<u64, LogError> {
+        self.retried(|| async {
+            let stream = self.stream(CONTROL_STREAM).await?;
+            match stream.get_last_raw_message_by_subject(subjects).await {
+                Ok(message) => Ok(message.sequence),
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(0),
+                Err(error) => Err(LogError::unavailable(error)),
+            }
         })
         .await
     }

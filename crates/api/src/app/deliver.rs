@@ -129,7 +129,12 @@ impl App {
     }
 
     async fn accept(&self, message: Message, permit: OwnedSemaphorePermit) -> Result<Accepted, AppError> {
-        let intent = self.intent(self.targets(&message)?);
+        let targets = match self.targets(&message) {
+            // Whatever has become of its endpoints: what is done then is what was recorded.
+            Err(refusal) if !self.is_repeated(&message).await? => return Err(refusal),
+            targets => targets.unwrap_or_default(),
+        };
+        let intent = self.intent(targets);
         if message.idempotency_key.is_empty() {
             let log_sequence = append(&self.log, &message, &intent).await?;
             let accepted = Accepted::new(&intent, log_sequence);
@@ -148,6 +153,16 @@ impl App {
         };
         self.see_through(async { once.run().await.inspect(Accepted::count) })
             .await
+    }
+
+    /// Whether the same message was accepted, or began to be, under its idempotency key.
+    pub(super) async fn is_repeated(&self, message: &Message) -> Result<bool, AppError> {
+        if message.idempotency_key.is_empty() {
+            return Ok(false);
+        }
+        let keys = self.idempotency().await?;
+        let record = keys.recall(&message.project_id, &message.idempotency_key).await?;
+        Ok(record.is_some_and(|record| record.intent.fingerprint == message.fingerprint()))
     }
 
     /// Works in a task of its own: a caller who goes away must not leave what was appended without its record.

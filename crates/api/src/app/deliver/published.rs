@@ -4,31 +4,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use cuitty_webhooks_domain::ids::MessageId;
-use cuitty_webhooks_log::{IngestStream, Intent, LogError};
-use tokio::sync::OwnedSemaphorePermit;
+use cuitty_webhooks_domain::rejection::Rejection;
+use cuitty_webhooks_log::subjects::{API_KEYS, ENDPOINTS, EVENT_TYPES, PROJECTS};
+use cuitty_webhooks_log::{IngestStream, LogError};
 use tracing::field::Empty;
 
-use super::{Accepted, Message, NewMessage, append};
+use super::{Accepted, NewMessage};
 use crate::app::{App, observed};
 use crate::auth::Caller;
 use crate::error::AppError;
 
-/// Where a message stands in the stream that it was published to. Without an idempotency key, its ids derive from that.
+/// How long what this process knows of the control stream may take to catch up with it.
+const CATCHING_UP: Duration = Duration::from_secs(2);
+
+/// Where a message stands in the stream that it was published to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) sequence: u64,
     /// By nats-server's clock.
     pub(crate) stored_at: DateTime<Utc>,
-    /// Whether it was delivered before, so that the log may hold some of it.
-    pub(crate) is_repeated: bool,
 }
 
 impl Place {
-    fn message_id(&self) -> MessageId {
-        // Nanoseconds in an i64 reach until 2262.
-        let nanos = self.stored_at.timestamp_nanos_opt().unwrap_or(i64::MAX);
-        MessageId::published(self.sequence, nanos)
+    /// The idempotency key of a message that was given none. The time tells streams apart that were made one after the other.
+    fn key(&self) -> String {
+        format!(
+            "published {} {}",
+            self.sequence,
+            self.stored_at.timestamp_micros()
+        )
     }
 }
 
@@ -47,13 +51,25 @@ impl App {
     pub(crate) async fn deliver_published(
         self: &Arc<Self>,
         caller: &Arc<Caller>,
-        message: NewMessage,
+        mut message: NewMessage,
         place: Place,
     ) -> Result<Accepted, AppError> {
-        let permit = self.room().await?;
+        if message.idempotency_key.is_empty() {
+            message.idempotency_key = place.key();
+        }
         let (app, caller) = (Arc::clone(self), Arc::clone(caller));
-        self.begun(async move { app.take_published(&caller, message, place, permit).await })
-            .await
+        self.begun(async move {
+            match app.take_published(&caller, message.clone(), place).await {
+                // Whoever is refused here is not heard again: what they rely on may have been made a moment ago, by a process
+                // whose changes this one has not read yet.
+                Err(refusal) if rests_on_changes(&refusal) => {
+                    app.catch_up().await?;
+                    app.take_published(&caller, message, place).await
+                }
+                answered => answered,
+            }
+        })
+        .await
     }
 
     #[tracing::instrument(
@@ -72,45 +88,38 @@ impl App {
         caller: &Caller,
         message: NewMessage,
         place: Place,
-        permit: OwnedSemaphorePermit,
     ) -> Result<Accepted, AppError> {
-        observed("ingest_message", async {
-            if !message.idempotency_key.is_empty() {
-                return self.take(caller, message, permit).await;
-            }
-            let message = self.vet_message(message.read(caller)?).await?;
-            let intent = Intent {
-                message_id: place.message_id(),
-                ..self.intent(self.targets(&message)?)
-            };
-            let log_sequence = if place.is_repeated && self.is_past_recognition(place) {
-                self.resume(&message, &intent, place).await?
-            } else {
-                append(&self.log, &message, &intent).await?
-            };
-            let accepted = Accepted::new(&intent, log_sequence);
-            accepted.count();
-            Ok(accepted)
-        })
-        .await
+        let permit = self.room().await?;
+        observed("ingest_message", self.take(caller, message, permit)).await
     }
 
-    /// Whether the log may have forgotten the ids of what was stored when the message was first delivered. The other half of
-    /// the time is for clocks that differ, and for the append.
-    fn is_past_recognition(&self, place: Place) -> bool {
-        let age = (self.now() - place.stored_at).to_std().unwrap_or(Duration::ZERO);
-        age > self.log.duplicate_window() / 2
-    }
-
-    /// Appends what of the message is not in the log.
-    async fn resume(&self, message: &Message, intent: &Intent, place: Place) -> Result<u64, AppError> {
-        let keys = self.idempotency().await?;
-        Ok(if intent.endpoint_ids.is_empty() {
-            keys.resume_unmatched(&message.unmatched(intent), place.stored_at)
-                .await?
+    /// Waits until this process has read every change of the control stream that was made before.
+    async fn catch_up(&self) -> Result<(), LogError> {
+        let (endpoints, event_types, projects, api_keys) = tokio::try_join!(
+            self.log.last_change(ENDPOINTS),
+            self.log.last_change(EVENT_TYPES),
+            self.log.last_change(PROJECTS),
+            self.log.last_change(API_KEYS),
+        )?;
+        let (endpoints, event_types, api_keys) = tokio::join!(
+            self.directory.wait_for(endpoints, CATCHING_UP),
+            self.event_types.wait_for(event_types.max(projects), CATCHING_UP),
+            self.api_keys.wait_for(api_keys, CATCHING_UP),
+        );
+        if endpoints && event_types && api_keys {
+            Ok(())
         } else {
-            keys.resume_requested(&message.requested(intent), place.stored_at)
-                .await?
-        })
+            Err(LogError::Unavailable("what was changed is not read yet".into()))
+        }
     }
+}
+
+/// Whether a message might be taken by who knows of a later change: of endpoints, keys, event types or their schemas.
+fn rests_on_changes(refusal: &AppError) -> bool {
+    matches!(
+        refusal,
+        AppError::EventTypeUnknown { .. }
+            | AppError::EventTypeArchived(_)
+            | AppError::Rejected(Rejection::NotFound { .. } | Rejection::Invalid(_))
+    )
 }

@@ -56,13 +56,10 @@ impl App {
                 Err(violations) => Rejection::Invalid(violations).into(),
             },
         };
-        if message.idempotency_key.is_empty() {
-            return Err(refusal);
-        }
-        let keys = self.idempotency().await?;
-        match keys.recall(&message.project_id, &message.idempotency_key).await? {
-            Some(record) if record.intent.fingerprint == message.fingerprint() => Ok(message),
-            _ => Err(refusal),
+        if self.is_repeated(&message).await? {
+            Ok(message)
+        } else {
+            Err(refusal)
         }
     }
 

@@ -1,6 +1,7 @@
 //! The REST routes of both surfaces, the document that describes them, and how they refuse.
 
 mod conditions;
+mod cut_off;
 mod deliveries;
 mod endpoints;
 pub(crate) mod idempotency;

@@ -78,7 +78,7 @@ pub struct App {
     rng: Mutex<StdRng>,
     host_check: HostCheck,
     accepts: Arc<Semaphore>,
-    /// Messages being accepted under a key, whether or not their callers still wait.
+    /// Messages being accepted, and changes being made, under a key, whether or not their callers still wait.
     accepting: TaskTracker,
     /// Opened when the first key comes in.
     idempotency: OnceCell<Idempotency>,

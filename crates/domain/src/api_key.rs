@@ -144,7 +144,12 @@ pub fn create(
 ) -> Result<(ApiKeyChange, ApiKey), Rejection> {
     let mut violations = Vec::new();
     let mut scopes = Vec::new();
-    for (index, name) in draft.scopes.iter().enumerate() {
+    // Every scope may be named, and none needs to be named twice.
+    let most = Scope::ALL.len();
+    if draft.scopes.len() > most {
+        violations.push(FieldViolation::new("scopes", format!("must be at most {most}")));
+    }
+    for (index, name) in draft.scopes.iter().take(most).enumerate() {
         match name.parse() {
             Ok(scope) => scopes.push(scope),
             Err(InvalidScope) => violations.push(FieldViolation::new(

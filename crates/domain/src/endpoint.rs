@@ -315,6 +315,33 @@ pub fn check_signature_header(
     Ok(())
 }
 
+/// Refuses to make a secret of this scheme current while others keep signing, as [`decide`] does.
+pub fn check_rotation(
+    endpoint: &Endpoint,
+    scheme: SignatureScheme,
+    overlap: Duration,
+    now: DateTime<Utc>,
+) -> Result<(), Rejection> {
+    check_signature_header(&endpoint.settings, scheme, "signature_scheme")?;
+    if overlap > Duration::from_secs(limits::OVERLAP_SECONDS.into()) {
+        let message = format!("must be 0 to {}", limits::OVERLAP_SECONDS);
+        return Err(Rejection::field("overlap_seconds", message));
+    }
+    let stays = usize::from(!overlap.is_zero());
+    let expiring = endpoint
+        .live_secrets(now)
+        .filter(|secret| secret.expires_at.is_some())
+        .count();
+    if expiring + stays + 1 > limits::LIVE_SECRETS {
+        let message = format!(
+            "has {} live secrets; wait until one expires, or revoke one",
+            expiring + 1
+        );
+        return Err(endpoint.conflict(message));
+    }
+    Ok(())
+}
+
 /// Decides what `command` changes about `endpoint`; `None` when it is so already.
 pub fn decide(
     endpoint: &Endpoint,
@@ -340,23 +367,7 @@ pub fn decide(
         EndpointCommand::Disable(reason) => endpoint.is_active().then_some(EndpointChange::Disabled(reason)),
         EndpointCommand::Enable => (!endpoint.is_active()).then_some(EndpointChange::Enabled),
         EndpointCommand::RotateSecret { secret, overlap } => {
-            check_signature_header(&endpoint.settings, secret.sealed.scheme(), "signature_scheme")?;
-            if overlap > Duration::from_secs(limits::OVERLAP_SECONDS.into()) {
-                let message = format!("must be 0 to {}", limits::OVERLAP_SECONDS);
-                return Err(Rejection::field("overlap_seconds", message));
-            }
-            let stays = usize::from(!overlap.is_zero());
-            let expiring = endpoint
-                .live_secrets(now)
-                .filter(|secret| secret.expires_at.is_some())
-                .count();
-            if expiring + stays + 1 > limits::LIVE_SECRETS {
-                let message = format!(
-                    "has {} live secrets; wait until one expires, or revoke one",
-                    expiring + 1
-                );
-                return Err(endpoint.conflict(message));
-            }
+            check_rotation(endpoint, secret.sealed.scheme(), overlap, now)?;
             Some(EndpointChange::SecretRotated {
                 secret,
                 previous_expires_at: now + overlap,

@@ -123,6 +123,20 @@ async fn a_request_that_was_cut_off_after_its_change_is_not_refused_as_one_that_
 }
 
 #[tokio::test]
+async fn a_conditional_change_that_was_cut_off_after_it_was_made_is_known_as_its_own() {
+    let app = TestApp::start().await;
+    let rest = app.rest();
+    rest.post(TYPES, &new("a.b")).await;
+    let headers = [("idempotency-key", "patch"), ("if-match", "\"1\"")];
+    let (path, change) = (path_of("a.b"), json!({"description": "once"}));
+    let first = rest.send_json(Method::PATCH, &path, &headers, &change).await;
+    forget_that_it_is_done(&app, |_| {}).await;
+    let again = rest.send_json(Method::PATCH, &path, &headers, &change).await;
+    assert_eq!((again.status.as_u16(), &again.body), (200, &first.body));
+    assert_eq!(again.header("idempotent-replayed"), "true");
+}
+
+#[tokio::test]
 async fn a_change_happens_at_the_revision_that_is_named_and_at_no_other() {
     let app = TestApp::start().await;
     let rest = app.rest();

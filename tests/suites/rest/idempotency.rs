@@ -238,6 +238,16 @@ async fn what_is_in_no_state_for_a_change_leaves_its_key_free() {
         )
     })
     .await;
+    let all = json!({"project_id": PROJECT, "status": "delivered"});
+    let replay = rest.post("/manage/v1/webhooks/replays", &all).await;
+    let replay = replay.header("location");
+    eventually("the replay is done", || async {
+        is(
+            rest.get(replay).await.json()["status"].clone(),
+            json!("completed"),
+        )
+    })
+    .await;
     let current = endpoint["secrets"][0]["id"].as_str().unwrap();
     for (method, refused, code) in [
         (
@@ -246,6 +256,7 @@ async fn what_is_in_no_state_for_a_change_leaves_its_key_free() {
             "secret_conflict",
         ),
         (Method::POST, format!("{delivery}/cancel"), "delivery_conflict"),
+        (Method::DELETE, replay.to_owned(), "replay_conflict"),
     ] {
         let nothing = json!({});
         let answer = keyed(&app, &method, &refused, code, &nothing).await;
@@ -253,6 +264,16 @@ async fn what_is_in_no_state_for_a_change_leaves_its_key_free() {
         let another = keyed(&app, &Method::PATCH, &path, code, &json!({"description": code})).await;
         assert_eq!(another.status, 200, "{code}: {another:?}");
     }
+    let hex = path_of(&create(&app, json!({"signature_header": "x-hex"})).await);
+    let rotate = format!("{hex}/rotate-secret");
+    let asymmetric = json!({"signature_scheme": "ed25519"});
+    let answer = keyed(&app, &Method::POST, &rotate, "rotate", &asymmetric).await;
+    assert_eq!(
+        error(&answer),
+        refusal(422, "invalid_fields", &["signature_scheme"])
+    );
+    let corrected = keyed(&app, &Method::POST, &rotate, "rotate", &json!({})).await;
+    assert_eq!(corrected.status, 200, "{corrected:?}");
 }
 
 #[tokio::test]

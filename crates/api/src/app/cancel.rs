@@ -10,7 +10,7 @@ use cuitty_webhooks_domain::rejection::{Rejection, Resource};
 use cuitty_webhooks_history::Store;
 
 use super::input::Violations;
-use super::keyed::{Answer, Keyed, Turn, fingerprint};
+use super::keyed::{Answer, Keyed, Turn, Work, fingerprint};
 use super::{App, observed};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
@@ -49,14 +49,17 @@ impl App {
             // What is cancelled stays cancelled: it may be asked for as often as one likes.
             match self.take_turn(&keyed, checks).await? {
                 Turn::Done(..) => Ok(Answer::replayed(self.current(&known).await?)),
-                Turn::First(intent) | Turn::Again(intent) => {
-                    let (delivery, sequence) = self.ended_by_cancelling(&known).await?;
-                    self.record_done(&keyed, &intent, sequence).await;
-                    Ok(Answer::first(delivery))
-                }
+                Turn::First(intent) => self.cancel(&known, &keyed.first(intent)).await,
+                Turn::Again(intent) => self.cancel(&known, &keyed.again(intent)).await,
             }
         })
         .await
+    }
+
+    async fn cancel(&self, known: &Known, work: &Work<'_>) -> Result<Answer<Delivery>, AppError> {
+        let (delivery, sequence) = self.ended_by_cancelling(known).await?;
+        self.record_done(work, sequence).await?;
+        Ok(work.answer(delivery))
     }
 
     /// The delivery, cancelled, and a sequence that its end is stored at or before.

@@ -24,7 +24,7 @@ pub(super) use self::message::Message;
 pub(crate) use self::message::NewMessage;
 use self::once::Once;
 pub(crate) use self::published::Place;
-use super::keyed::{Answer, Keyed, Turn};
+use super::keyed::{Answer, Keyed};
 use super::{App, observed, unknown_endpoint};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
@@ -96,8 +96,8 @@ impl App {
             let permit = Arc::clone(&self.accepts)
                 .try_acquire_owned()
                 .map_err(|_| AppError::Overloaded)?;
-            let entry = self.endpoint(caller, endpoint_id)?;
-            let project_id = entry.endpoint.project_id.clone();
+            let known = self.known_endpoint(caller, endpoint_id)?;
+            let project_id = known.endpoint.project_id.clone();
             let message = Message::test(project_id, endpoint_id, event_type, idempotency_key)?;
             let message = self.with_example(message);
             let keyed = Keyed {
@@ -105,8 +105,10 @@ impl App {
                 key: &message.idempotency_key,
                 fingerprint: message.fingerprint(),
             };
-            let is_done = matches!(self.recall(&keyed).await?, Some(Turn::Done(..)));
-            if let Some(reason) = entry.endpoint.disabled_reason.filter(|_| !is_done) {
+            // One that was begun was checked then, and may be in the log.
+            if self.recall(&keyed).await?.is_none()
+                && let Some(reason) = self.endpoint(caller, endpoint_id)?.endpoint.disabled_reason
+            {
                 let conflict = Rejection::Conflict {
                     resource: Resource::Endpoint,
                     id: endpoint_id.to_string(),

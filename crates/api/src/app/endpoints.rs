@@ -1,19 +1,22 @@
 //! Endpoints: commands decided against the directory's state and appended with the sequence that they were decided on.
 
+mod update;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use cuitty_webhooks_domain::egress::EgressPolicy;
-use cuitty_webhooks_domain::endpoint::{self, Endpoint, EndpointCommand, EndpointDraft, EndpointSettings};
+use cuitty_webhooks_domain::endpoint::{self, Endpoint, EndpointChange, EndpointCommand, EndpointDraft};
 use cuitty_webhooks_domain::ids::{EndpointId, SecretId};
-use cuitty_webhooks_domain::rejection::{FieldViolation, Rejection, Resource};
+use cuitty_webhooks_domain::rejection::{FieldViolation, Resource};
 use cuitty_webhooks_domain::signing::{SignatureScheme, SigningSecret};
 use cuitty_webhooks_log::directory::Entry;
 use cuitty_webhooks_log::{Intent, LogError};
 use tokio::sync::broadcast::error::RecvError;
 
+pub(crate) use self::update::EndpointUpdate;
+use self::update::check_fields;
 use super::input::{PageInput, Violations};
-use super::keyed::{Answer, Keyed, Terms, Turn, fingerprint};
+use super::keyed::{Answer, Keyed, Terms, Turn, Work, fingerprint};
 use super::page::{IdCursor, page_of};
 use super::secrets::{read_secret, scheme_of};
 use super::{App, observed, unknown_endpoint};
@@ -35,23 +38,6 @@ pub(crate) struct NewEndpoint {
     pub(crate) signing_secret: String,
     /// `None` means what an imported secret is, else HMAC-SHA256.
     pub(crate) signature_scheme: Option<SignatureScheme>,
-    /// What the door has found wrong already.
-    pub(crate) faults: Vec<FieldViolation>,
-}
-
-/// What shall change about an endpoint.
-#[derive(Debug, Default)]
-pub(crate) struct EndpointUpdate {
-    /// Holds the new values of `fields`.
-    pub(crate) draft: EndpointDraft,
-    /// New value of `active`, if that is in `fields`.
-    pub(crate) active: bool,
-    /// Names of the fields to change.
-    pub(crate) fields: Vec<String>,
-    /// Whether no field at all may be named.
-    pub(crate) may_be_empty: bool,
-    /// Refuse unless the endpoint is still at this revision.
-    pub(crate) expected_revision: Option<u64>,
     /// What the door has found wrong already.
     pub(crate) faults: Vec<FieldViolation>,
 }
@@ -101,39 +87,37 @@ impl App {
                 Ok(self.host_check.vet(&settings.url).await?)
             };
             let turn = self.take_turn(&keyed, checks).await?;
-            let intent = match turn {
+            let work = match turn {
                 Turn::Done(intent, sequence) => {
                     let id = EndpointId::created_by(intent.message_id);
                     let endpoint = self.endpoint_at(id, sequence).await?;
                     return Ok(Answer::replayed(self.created(endpoint, sequence, &intent)?));
                 }
-                Turn::First(intent) | Turn::Again(intent) => intent,
+                Turn::First(intent) => keyed.first(intent),
+                Turn::Again(intent) => keyed.again(intent),
             };
-            let now = intent.requested_at;
-            let id = EndpointId::created_by(intent.message_id);
-            let secret_id = SecretId::created_by(intent.message_id);
+            let now = work.intent.requested_at;
+            let id = EndpointId::created_by(work.intent.message_id);
+            let secret_id = SecretId::created_by(work.intent.message_id);
             let secret = self.seal(id, secret_id, &self.secret(imported, scheme), now);
             let (change, endpoint) = endpoint::create(id, project_id.clone(), settings, secret, now);
-            let appended = self
-                .log
-                .append_endpoint(&change, &endpoint, &caller.actor, 0)
-                .await;
-            let (endpoint, sequence) = match appended {
+            let (endpoint, sequence) = match self.append(caller, &work, change, &endpoint, 0).await? {
                 Ok(sequence) => {
                     self.directory.wait_for(sequence, DIRECTORY_WAIT).await;
                     tracing::info!(endpoint.id = %id, log.seq = sequence, "endpoint created");
                     (endpoint, sequence)
                 }
                 // A call with the same key has done it already.
-                Err(error @ LogError::Conflict { .. }) => {
+                Err(LogError::Conflict { .. }) => {
                     self.await_change(id, 0).await;
-                    let entry = self.directory.get(id).ok_or(error)?;
+                    let entry = self.directory.get(id);
+                    let entry = entry.ok_or_else(|| AppError::Contended(id.to_string()))?;
+                    self.record_done(&work, entry.sequence).await?;
                     (entry.endpoint.clone(), entry.sequence)
                 }
                 Err(error) => return Err(error.into()),
             };
-            self.record_done(&keyed, &intent, sequence).await;
-            Ok(Answer::first(self.created(endpoint, sequence, &intent)?))
+            Ok(work.answer(self.created(endpoint, sequence, &work.intent)?))
         })
         .await
     }
@@ -203,19 +187,18 @@ impl App {
                 self.check_update(&current.endpoint, &update, &terms).await
             };
             let turn = self.take_turn(&keyed, checks).await?;
-            let intent = match self.settled(&keyed, turn).await? {
+            let work = match self.settled(&keyed, turn).await? {
                 Turn::Done(_, sequence) => {
                     return Ok(Answer::replayed(self.endpoint_at(id, sequence).await?));
                 }
-                Turn::First(intent) | Turn::Again(intent) => intent,
+                Turn::First(intent) => keyed.first(intent),
+                Turn::Again(intent) => keyed.again(intent),
             };
             let command = |endpoint: &Endpoint| {
                 terms.check(endpoint)?;
                 update.command(endpoint, &self.policy).map(Some)
             };
-            let (endpoint, sequence) = self.change(caller, id, command).await?;
-            self.record_done(&keyed, &intent, sequence).await;
-            Ok(Answer::first(endpoint))
+            Ok(work.answer(self.change(caller, id, &work, command).await?))
         })
         .await
     }
@@ -236,6 +219,8 @@ impl App {
         };
         violations.finish(Some(()))?;
         terms.check(endpoint)?;
+        let decided = settings.clone().unwrap_or_else(|| endpoint.settings.clone());
+        endpoint::decide(endpoint, update.command_to(decided), self.now())?;
         if let Some(settings) = settings {
             let known = &endpoint.settings.event_types;
             self.vet_subscriptions(&endpoint.project_id, &settings.event_types, known)?;
@@ -267,19 +252,19 @@ impl App {
             };
             let checks = async { terms.check(&self.endpoint(caller, id)?.endpoint) };
             let turn = self.take_turn(&keyed, checks).await?;
-            let intent = match self.settled(&keyed, turn).await? {
+            let work = match self.settled(&keyed, turn).await? {
                 Turn::Done(..) => return Ok(Answer::replayed(())),
                 // Deleted is deleted, whoever did it.
                 Turn::Again(_) if self.endpoint(caller, id).is_err() => return Ok(Answer::replayed(())),
-                Turn::First(intent) | Turn::Again(intent) => intent,
+                Turn::First(intent) => keyed.first(intent),
+                Turn::Again(intent) => keyed.again(intent),
             };
             let delete = |endpoint: &Endpoint| {
                 terms.check(endpoint)?;
                 Ok(Some(EndpointCommand::Delete))
             };
-            let (_, sequence) = self.change(caller, id, delete).await?;
-            self.record_done(&keyed, &intent, sequence).await;
-            Ok(Answer::first(()))
+            self.change(caller, id, &work, delete).await?;
+            Ok(work.answer(()))
         })
         .await
     }
@@ -292,30 +277,34 @@ impl App {
     }
 
     /// Decides a command against the endpoint's state and appends what it changes, provided that nobody else has changed
-    /// the endpoint meanwhile; if so, decides anew on the newer state. No command changes nothing. Returns the state after
-    /// it, and its sequence.
+    /// the endpoint meanwhile; if so, decides anew on the newer state. No command changes nothing. Records that it was made,
+    /// and returns the state after it.
     pub(super) async fn change(
         &self,
         caller: &Caller,
         id: EndpointId,
+        work: &Work<'_>,
         command: impl Fn(&Endpoint) -> Result<Option<EndpointCommand>, AppError>,
-    ) -> Result<(Endpoint, u64), AppError> {
+    ) -> Result<Endpoint, AppError> {
         for _ in 0..DECISIONS {
             let entry = self.endpoint(caller, id)?;
-            let now = self.now();
-            let change = match command(&entry.endpoint)? {
-                Some(command) => endpoint::decide(&entry.endpoint, command, now)?,
-                None => None,
+            let now = work.at(self.now());
+            let change = if work.has_led_to(entry.endpoint.updated_at) {
+                None
+            } else if let Some(command) = command(&entry.endpoint)? {
+                endpoint::decide(&entry.endpoint, command, now)?
+            } else {
+                None
             };
             let Some(change) = change else {
-                return Ok((entry.endpoint.clone(), entry.sequence));
+                self.record_done(work, entry.sequence).await?;
+                return Ok(entry.endpoint.clone());
             };
             let endpoint = endpoint::evolve(entry.endpoint.clone(), &change, now);
-            let appended = self
-                .log
-                .append_endpoint(&change, &endpoint, &caller.actor, entry.sequence)
-                .await;
-            match appended {
+            match self
+                .append(caller, work, change, &endpoint, entry.sequence)
+                .await?
+            {
                 Ok(sequence) => {
                     tracing::info!(
                         log.seq = sequence,
@@ -323,13 +312,27 @@ impl App {
                         "endpoint changed"
                     );
                     self.directory.wait_for(sequence, DIRECTORY_WAIT).await;
-                    return Ok((endpoint, sequence));
+                    return Ok(endpoint);
                 }
                 Err(LogError::Conflict { .. }) => self.await_change(id, entry.sequence).await,
                 Err(error) => return Err(error.into()),
             }
         }
         Err(AppError::Contended(id.to_string()))
+    }
+
+    /// Appends a change that led to `endpoint`, provided that the one before is at `expected`, and records that it was made.
+    async fn append(
+        &self,
+        caller: &Caller,
+        work: &Work<'_>,
+        change: EndpointChange,
+        endpoint: &Endpoint,
+        expected: u64,
+    ) -> Result<Result<u64, LogError>, AppError> {
+        let (log, endpoint, actor) = (self.log.clone(), endpoint.clone(), caller.actor.clone());
+        let append = async move { log.append_endpoint(&change, &endpoint, &actor, expected).await };
+        self.make(work, Box::pin(append)).await
     }
 
     /// The endpoint, deleted or not, unless it is none of the caller's business.
@@ -381,81 +384,3 @@ impl Terms {
         }
     }
 }
-
-/// Refuses names of fields that cannot be changed.
-fn check_fields(fields: &[String]) -> Result<(), Rejection> {
-    let mut violations = Violations::default();
-    if fields.is_empty() {
-        violations.add("update_mask", "must name at least one field");
-    }
-    for field in fields {
-        if field != "active" && !endpoint::SETTING_FIELDS.contains(&field.as_str()) {
-            let known = endpoint::SETTING_FIELDS.join(", ");
-            let text = format!(
-                "has `{}`; what can be changed is active, {known}",
-                field.escape_default()
-            );
-            violations.add("update_mask", text);
-        }
-    }
-    violations.finish(Some(()))
-}
-
-impl EndpointUpdate {
-    fn names(&self, field: &str) -> bool {
-        self.fields.iter().any(|named| named == field)
-    }
-
-    fn changes_settings(&self) -> bool {
-        self.fields.iter().any(|field| field != "active")
-    }
-
-    /// The settings of `endpoint` with the named fields replaced, unchecked.
-    fn apply(&self, endpoint: &Endpoint) -> EndpointDraft {
-        let mut draft = EndpointDraft::from(&endpoint.settings);
-        let new = self.draft.clone();
-        for field in &self.fields {
-            match field.as_str() {
-                "kind" => draft.kind = new.kind,
-                "url" => draft.url.clone_from(&new.url),
-                "event_types" => draft.event_types.clone_from(&new.event_types),
-                "description" => draft.description.clone_from(&new.description),
-                "headers" => draft.headers.clone_from(&new.headers),
-                "signature_header" => draft.signature_header.clone_from(&new.signature_header),
-                "timeout_ms" => draft.timeout_ms = new.timeout_ms,
-                "max_in_flight" => draft.max_in_flight = new.max_in_flight,
-                "rate_limit_per_second" => draft.rate_limit_per_second = new.rate_limit_per_second,
-                "ordered" => draft.ordered = new.ordered,
-                "retry_schedule_seconds" => draft
-                    .retry_schedule_seconds
-                    .clone_from(&new.retry_schedule_seconds),
-                "envelope" => draft.envelope = new.envelope,
-                _ => {}
-            }
-        }
-        draft
-    }
-
-    /// The settings of `endpoint` after the update.
-    fn settings(&self, endpoint: &Endpoint, policy: &EgressPolicy) -> Result<EndpointSettings, Rejection> {
-        self.apply(endpoint).validate(policy, Some(&endpoint.project_id))
-    }
-
-    /// What to do about `endpoint`. Settings that are not named are not checked again, so that an endpoint which the policy
-    /// no longer allows can still be switched off.
-    fn command(&self, endpoint: &Endpoint, policy: &EgressPolicy) -> Result<EndpointCommand, AppError> {
-        let settings = if self.changes_settings() {
-            self.settings(endpoint, policy)?
-        } else {
-            endpoint.settings.clone()
-        };
-        Ok(EndpointCommand::Update {
-            settings: Box::new(settings),
-            active: self.names("active").then_some(self.active),
-            expected_revision: self.expected_revision,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -3,6 +3,7 @@
 mod checking;
 mod page;
 mod policy;
+mod update;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,6 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::event_type::{
     self, EventTypeChange, EventTypeCommand, EventTypeDefinition, EventTypeDraft, EventTypeSettings,
-    SETTING_FIELDS,
 };
 use cuitty_webhooks_domain::limits;
 use cuitty_webhooks_domain::names::{EventType, ProjectId};
@@ -19,8 +19,10 @@ use cuitty_webhooks_log::{EventTypeEntry, LogError};
 
 use self::page::{EventTypeCursor, page_of};
 pub(crate) use self::policy::NewEventTypePolicy;
+pub(crate) use self::update::EventTypeUpdate;
+use self::update::check_fields;
 use super::input::{PageInput, Violations};
-use super::keyed::{Answer, Keyed, Terms, Turn, fingerprint};
+use super::keyed::{Answer, Keyed, Terms, Turn, Work, fingerprint};
 use super::{App, observed};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
@@ -47,23 +49,6 @@ pub(crate) struct EventTypeName {
     /// May be empty with a key that is bound to a project.
     pub(crate) project_id: String,
     pub(crate) name: String,
-    /// What the door has found wrong already.
-    pub(crate) faults: Vec<FieldViolation>,
-}
-
-/// What shall change about an event type.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct EventTypeUpdate {
-    /// Holds the new values of `fields`.
-    pub(crate) draft: EventTypeDraft,
-    /// New value of `archived`, if that is in `fields`.
-    pub(crate) archived: bool,
-    /// Names of the fields to change.
-    pub(crate) fields: Vec<String>,
-    /// Whether no field at all may be named.
-    pub(crate) may_be_empty: bool,
-    /// Refuse unless the event type is still at this revision.
-    pub(crate) expected_revision: Option<u64>,
     /// What the door has found wrong already.
     pub(crate) faults: Vec<FieldViolation>,
 }
@@ -96,32 +81,28 @@ impl App {
                 self.decide_new(&project_id, &name, &settings, self.now())
                     .map(drop)
             };
-            let intent = match self.take_turn(&keyed, checks).await? {
+            let work = match self.take_turn(&keyed, checks).await? {
                 Turn::Done(_, sequence) => {
                     let created = self.event_type_at(&project_id, &name, sequence).await?;
                     return Ok(Answer::replayed(created));
                 }
-                Turn::First(intent) | Turn::Again(intent) => intent,
+                Turn::First(intent) => keyed.first(intent),
+                Turn::Again(intent) => keyed.again(intent),
             };
             for _ in 0..DECISIONS {
                 let known = self.event_types.find(&project_id, &name).ok();
                 // A call with the same key has done it already: the time is that of the key's first request.
                 let is_ours = |entry: &&Arc<EventTypeEntry>| {
-                    !keyed.key.is_empty() && entry.definition.created_at == intent.requested_at
+                    !keyed.key.is_empty() && entry.definition.created_at == work.intent.requested_at
                 };
                 if let Some(entry) = known.as_ref().filter(is_ours) {
-                    self.record_done(&keyed, &intent, entry.sequence).await;
-                    return Ok(Answer::first(entry.definition.clone()));
+                    self.record_done(&work, entry.sequence).await?;
+                    return Ok(work.answer(entry.definition.clone()));
                 }
                 let (change, definition) =
-                    self.decide_new(&project_id, &name, &settings, intent.requested_at)?;
-                let appended = self
-                    .log
-                    .append_event_type(&change, None, &definition, &caller.actor)
-                    .await;
-                if let Some(sequence) = self.stored_at(appended).await? {
-                    self.record_done(&keyed, &intent, sequence).await;
-                    return Ok(Answer::first(definition));
+                    self.decide_new(&project_id, &name, &settings, work.intent.requested_at)?;
+                if self.append_type(caller, &work, change, None, &definition).await? {
+                    return Ok(work.answer(definition));
                 }
                 // Somebody else created it; soon that is known here, too.
                 self.await_event_type(&project_id, &name, 0).await;
@@ -215,18 +196,16 @@ impl App {
                 update.check(&current.definition, &terms).await
             };
             let turn = self.take_turn(&keyed, checks).await?;
-            let intent = match self.settled(&keyed, turn).await? {
+            let work = match self.settled(&keyed, turn).await? {
                 Turn::Done(_, sequence) => {
                     let updated = self.event_type_at(&project_id, &name, sequence).await?;
                     return Ok(Answer::replayed(updated));
                 }
-                Turn::First(intent) | Turn::Again(intent) => intent,
+                Turn::First(intent) => keyed.first(intent),
+                Turn::Again(intent) => keyed.again(intent),
             };
-            let (definition, sequence) = self
-                .change_event_type(caller, &project_id, &name, Some(&update), &terms)
-                .await?;
-            self.record_done(&keyed, &intent, sequence).await;
-            Ok(Answer::first(definition))
+            let changed = self.change_event_type(caller, &name, Some(&update), &terms, &work);
+            Ok(work.answer(changed.await?))
         })
         .await
     }
@@ -252,18 +231,16 @@ impl App {
                 terms.check_revision(Resource::EventType, &name, current.definition.revision)
             };
             let turn = self.take_turn(&keyed, checks).await?;
-            let intent = match self.settled(&keyed, turn).await? {
+            let work = match self.settled(&keyed, turn).await? {
                 Turn::Done(_, sequence) => {
                     let archived = self.event_type_at(&project_id, &name, sequence).await?;
                     return Ok(Answer::replayed(archived));
                 }
-                Turn::First(intent) | Turn::Again(intent) => intent,
+                Turn::First(intent) => keyed.first(intent),
+                Turn::Again(intent) => keyed.again(intent),
             };
-            let (definition, sequence) = self
-                .change_event_type(caller, &project_id, &name, None, &terms)
-                .await?;
-            self.record_done(&keyed, &intent, sequence).await;
-            Ok(Answer::first(definition))
+            let archived = self.change_event_type(caller, &name, None, &terms, &work);
+            Ok(work.answer(archived.await?))
         })
         .await
     }
@@ -281,49 +258,73 @@ impl App {
     }
 
     /// Decides an update (none: to archive it) against the event type's state and appends what it changes, provided that
-    /// nobody else has changed it meanwhile; if so, decides anew on the newer state. Returns the state after it, and its
-    /// sequence.
+    /// nobody else has changed it meanwhile; if so, decides anew on the newer state. Records that it was made, and returns the
+    /// state after it.
     async fn change_event_type(
         &self,
         caller: &Caller,
-        project_id: &ProjectId,
         name: &EventType,
         update: Option<&EventTypeUpdate>,
         terms: &Terms,
-    ) -> Result<(EventTypeDefinition, u64), AppError> {
+        work: &Work<'_>,
+    ) -> Result<EventTypeDefinition, AppError> {
+        let project_id = work.project_id();
         for _ in 0..DECISIONS {
             let entry = self.known_event_type(project_id, name)?;
             let before = &entry.definition;
+            if work.has_led_to(before.updated_at) {
+                self.record_done(work, entry.sequence).await?;
+                return Ok(before.clone());
+            }
             terms.check_revision(Resource::EventType, name, before.revision)?;
             let command = match update {
                 Some(update) => update.command(before).await?,
                 None => EventTypeCommand::Archive,
             };
             let Some(change) = event_type::decide(before, command)? else {
-                return Ok((before.clone(), entry.sequence));
+                self.record_done(work, entry.sequence).await?;
+                return Ok(before.clone());
             };
-            let definition = event_type::evolve(before.clone(), &change, self.now());
-            let appended = self
-                .log
-                .append_event_type(&change, Some(&entry), &definition, &caller.actor)
-                .await;
-            if let Some(sequence) = self.stored_at(appended).await? {
-                return Ok((definition, sequence));
+            let definition = event_type::evolve(before.clone(), &change, work.at(self.now()));
+            let before = Some(Arc::clone(&entry));
+            if self
+                .append_type(caller, work, change, before, &definition)
+                .await?
+            {
+                return Ok(definition);
             }
             self.await_event_type(project_id, name, entry.sequence).await;
         }
         Err(contended(name))
     }
 
-    /// Waits until what was appended is known here; `None` when somebody else was faster.
-    async fn stored_at(&self, appended: Result<u64, LogError>) -> Result<Option<u64>, AppError> {
+    /// Appends a change that led to `definition`, records that it was made, and waits until it is known here; `false` when
+    /// somebody else was faster.
+    async fn append_type(
+        &self,
+        caller: &Caller,
+        work: &Work<'_>,
+        change: EventTypeChange,
+        before: Option<Arc<EventTypeEntry>>,
+        definition: &EventTypeDefinition,
+    ) -> Result<bool, AppError> {
+        let (log, definition, actor) = (self.log.clone(), definition.clone(), caller.actor.clone());
+        let append = async move {
+            log.append_event_type(&change, before.as_deref(), &definition, &actor)
+                .await
+        };
+        self.stored(self.make(work, Box::pin(append)).await?).await
+    }
+
+    /// Waits until what was appended is known here; `false` when somebody else was faster.
+    async fn stored(&self, appended: Result<u64, LogError>) -> Result<bool, AppError> {
         match appended {
             Ok(sequence) => {
                 tracing::info!(log.seq = sequence, "event types changed");
                 self.event_types.wait_for(sequence, KNOWN).await;
-                Ok(Some(sequence))
+                Ok(true)
             }
-            Err(LogError::Conflict { .. }) => Ok(None),
+            Err(LogError::Conflict { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
@@ -374,72 +375,6 @@ impl EventTypeName {
         let (project_id, name) = violations.finish(project_id.zip(name))?;
         caller.require_project(&project_id)?;
         Ok((project_id, name))
-    }
-}
-
-/// Refuses names of fields that cannot be changed.
-fn check_fields(fields: &[String]) -> Result<(), Rejection> {
-    let mut violations = Violations::default();
-    if fields.is_empty() {
-        violations.add("update_mask", "must name at least one field");
-    }
-    for field in fields {
-        if field != "archived" && !SETTING_FIELDS.contains(&field.as_str()) {
-            let known = SETTING_FIELDS.join(", ");
-            let field = field.escape_default();
-            violations.add(
-                "update_mask",
-                format!("has `{field}`; what can be changed is archived, {known}"),
-            );
-        }
-    }
-    violations.finish(Some(()))
-}
-
-impl EventTypeUpdate {
-    /// The settings of `definition` with the named fields replaced, unchecked.
-    fn apply(&self, definition: &EventTypeDefinition) -> EventTypeDraft {
-        let mut draft = EventTypeDraft::from(&definition.settings);
-        for field in &self.fields {
-            match field.as_str() {
-                "description" => draft.description.clone_from(&self.draft.description),
-                "schema" => draft.schema.clone_from(&self.draft.schema),
-                "example" => draft.example.clone_from(&self.draft.example),
-                "enforce_schema" => draft.enforce_schema = self.draft.enforce_schema,
-                _ => {}
-            }
-        }
-        draft
-    }
-
-    fn changes_settings(&self) -> bool {
-        self.fields.iter().any(|field| field != "archived")
-    }
-
-    /// Everything that is wrong with it as an update of `definition`.
-    async fn check(&self, definition: &EventTypeDefinition, terms: &Terms) -> Result<(), AppError> {
-        let mut violations = Violations::after(self.faults.clone());
-        if self.changes_settings() {
-            violations.absorb(validate(self.apply(definition)).await?)?;
-        }
-        violations.finish(Some(()))?;
-        terms.check_revision(Resource::EventType, &definition.name, definition.revision)
-    }
-
-    /// What to do about `definition`. Settings that are not named are not checked again, so that a stored schema which this
-    /// version would not take can still be archived.
-    async fn command(&self, definition: &EventTypeDefinition) -> Result<EventTypeCommand, AppError> {
-        let settings = if self.changes_settings() {
-            validate(self.apply(definition)).await??
-        } else {
-            definition.settings.clone()
-        };
-        let archived = self.fields.iter().any(|field| field == "archived");
-        Ok(EventTypeCommand::Update {
-            settings: Box::new(settings),
-            archived: archived.then_some(self.archived),
-            expected_revision: self.expected_revision,
-        })
     }
 }
 

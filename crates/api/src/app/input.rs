@@ -9,6 +9,9 @@ use cuitty_webhooks_domain::rejection::{FieldViolation, Rejection};
 
 use crate::auth::Caller;
 
+/// Most faults that are told of one request: no list that a caller sends grows a longer one here.
+const FAULTS: usize = 64;
+
 /// Collects what is wrong with the fields of one request.
 #[derive(Debug, Default)]
 pub(crate) struct Violations {
@@ -19,7 +22,8 @@ pub(crate) struct Violations {
 
 impl Violations {
     /// Goes on collecting after the door.
-    pub(crate) fn after(faults: Vec<FieldViolation>) -> Self {
+    pub(crate) fn after(mut faults: Vec<FieldViolation>) -> Self {
+        faults.truncate(FAULTS);
         Self {
             by_door: faults.len(),
             found: faults,
@@ -28,10 +32,8 @@ impl Violations {
 
     pub(crate) fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
         let field = field.into();
-        if !self.found[..self.by_door]
-            .iter()
-            .any(|fault| fault.field == field)
-        {
+        let is_told = |fault: &FieldViolation| fault.field == field;
+        if self.found.len() < FAULTS && !self.found[..self.by_door].iter().any(is_told) {
             self.found.push(FieldViolation::new(field, message));
         }
     }
@@ -182,6 +184,18 @@ mod tests {
                 FieldViolation::new("timeout_ms", "must be 1000 to 60000"),
             ])
         );
+    }
+
+    #[test]
+    fn faults_are_bounded() {
+        let fault = |n: usize| FieldViolation::new(format!("items[{n}]"), "is wrong");
+        let by_door = Violations::after((0..FAULTS * 2).map(fault).collect());
+        assert_eq!(fields(by_door.finish(Some(())).unwrap_err()).len(), FAULTS);
+        let mut violations = Violations::default();
+        for n in 0..FAULTS * 2 {
+            violations.add(format!("items[{n}]"), "is wrong");
+        }
+        assert_eq!(fields(violations.finish(Some(())).unwrap_err()).len(), FAULTS);
     }
 
     #[test]

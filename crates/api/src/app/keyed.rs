@@ -2,14 +2,16 @@
 //!
 //! The record holds the sequence of the state that the change led to, so a repetition is answered from the log and no answer
 //! is kept, no secret among them. A change that is not recorded as done is carried out again: what it makes has ids that
-//! derive from the record, so that it is made once. A refusal is not recorded: whoever repeats it is heard anew.
+//! derive from the record, and what it leads to has the record's time, so that it is made once. A refusal is not recorded:
+//! whoever repeats it is heard anew.
 
 use std::fmt::Debug;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::ids::MessageId;
 use cuitty_webhooks_domain::names::ProjectId;
-use cuitty_webhooks_log::{Claim, Intent, Record};
+use cuitty_webhooks_log::{Claim, Idempotency, Intent, LogError, Record};
 use sha2::{Digest, Sha256};
 
 use super::App;
@@ -53,6 +55,7 @@ impl<T> Answer<T> {
 }
 
 /// A change as it is remembered.
+#[derive(Debug)]
 pub(super) struct Keyed<'a> {
     pub(super) project_id: &'a ProjectId,
     /// Empty means that it is not.
@@ -76,7 +79,81 @@ pub(super) fn fingerprint(kind: &str, request: &impl Debug) -> [u8; 32] {
     Sha256::digest(format!("{kind} {request:?}")).into()
 }
 
+/// A change that is to be made.
+#[derive(Debug)]
+pub(super) struct Work<'a> {
+    keyed: &'a Keyed<'a>,
+    pub(super) intent: Intent,
+    /// Whether it was begun before.
+    is_again: bool,
+}
+
+impl Work<'_> {
+    pub(super) fn project_id(&self) -> &ProjectId {
+        self.keyed.project_id
+    }
+
+    /// The time of the change. The first one to make it does so at the record's, which tells it from other changes; whoever
+    /// comes later does it now.
+    pub(super) fn at(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        if self.is_again {
+            now
+        } else {
+            self.intent.requested_at
+        }
+    }
+
+    /// Whether a state that was reached at this time is what the change led to when it was begun.
+    pub(super) fn has_led_to(&self, updated_at: DateTime<Utc>) -> bool {
+        self.is_again && updated_at == self.intent.requested_at
+    }
+
+    pub(super) fn answer<T>(&self, value: T) -> Answer<T> {
+        Answer {
+            value,
+            is_replayed: self.is_again,
+        }
+    }
+}
+
+/// Records that a change was made. It owns all that it takes, so that it goes on when the caller is gone.
+struct Completion {
+    keys: Idempotency,
+    project_id: ProjectId,
+    key: String,
+    intent: Intent,
+}
+
+impl Completion {
+    async fn record(&self, sequence: u64) {
+        let (project_id, key) = (&self.project_id, &self.key);
+        let completed = self.keys.complete(project_id, key, &self.intent, sequence);
+        if let Err(error) = Box::pin(completed).await {
+            // The change is in the log, where a repetition meets it.
+            tracing::warn!(%error, "idempotency record not completed");
+        }
+    }
+}
+
 impl Keyed<'_> {
+    /// The change, of which nothing is known to be done.
+    pub(super) fn first(&self, intent: Intent) -> Work<'_> {
+        Work {
+            keyed: self,
+            intent,
+            is_again: false,
+        }
+    }
+
+    /// The change, which somebody has begun.
+    pub(super) fn again(&self, intent: Intent) -> Work<'_> {
+        Work {
+            keyed: self,
+            intent,
+            is_again: true,
+        }
+    }
+
     /// Refuses a key that stands for something else.
     fn turn(&self, record: Record) -> Result<Turn, AppError> {
         let Record { intent, log_sequence } = record;
@@ -102,7 +179,7 @@ impl App {
             return Ok(turn);
         }
         match checks.await {
-            Ok(()) => self.claim(keyed).await,
+            Ok(()) => Box::pin(self.claim(keyed)).await,
             // It may have been made meanwhile.
             Err(refused) => self.recall(keyed).await?.ok_or(refused),
         }
@@ -155,18 +232,43 @@ impl App {
         }
     }
 
-    /// Records that a change was made.
-    pub(super) async fn record_done(&self, keyed: &Keyed<'_>, intent: &Intent, sequence: u64) {
+    /// Appends the change and records that it was made. Both go on when the caller is gone: what was appended without its
+    /// record would be refused when it is repeated, or made again over what others have changed since.
+    pub(super) async fn make(
+        &self,
+        work: &Work<'_>,
+        append: impl Future<Output = Result<u64, LogError>> + Send + 'static,
+    ) -> Result<Result<u64, LogError>, AppError> {
+        let completion = self.completion(work).await?;
+        self.see_through(async move {
+            let appended = append.await;
+            if let (Ok(sequence), Some(completion)) = (&appended, completion) {
+                completion.record(*sequence).await;
+            }
+            Ok(appended)
+        })
+        .await
+    }
+
+    /// Records that there is nothing to change any more.
+    pub(super) async fn record_done(&self, work: &Work<'_>, sequence: u64) -> Result<(), AppError> {
+        if let Some(completion) = self.completion(work).await? {
+            completion.record(sequence).await;
+        }
+        Ok(())
+    }
+
+    async fn completion(&self, work: &Work<'_>) -> Result<Option<Box<Completion>>, LogError> {
+        let Work { keyed, intent, .. } = work;
         if keyed.key.is_empty() {
-            return;
+            return Ok(None);
         }
-        let recorded = async {
-            let keys = self.idempotency().await?;
-            keys.complete(keyed.project_id, keyed.key, intent, sequence).await
-        };
-        if let Err(error) = recorded.await {
-            // The change is in the log, where a repetition meets it.
-            tracing::warn!(%error, "idempotency record not completed");
-        }
+        // Boxed: the bucket is large.
+        Ok(Some(Box::new(Completion {
+            keys: self.idempotency().await?.clone(),
+            project_id: keyed.project_id.clone(),
+            key: keyed.key.to_owned(),
+            intent: intent.clone(),
+        })))
     }
 }

@@ -88,11 +88,15 @@ impl App {
                 key: &idempotency_key,
                 fingerprint: fingerprint("delivery", &id),
             };
-            if let Some(Turn::Done(intent, sequence)) = self.recall(&keyed).await? {
-                let request = again(&original, &intent, traceparent);
-                return Ok(Answer::replayed(Delivery::requested(&request, sequence)));
+            match self.recall(&keyed).await? {
+                Some(Turn::Done(intent, sequence)) => {
+                    let request = again(&original, &intent, traceparent);
+                    return Ok(Answer::replayed(Delivery::requested(&request, sequence)));
+                }
+                // It was checked when it was begun, and may be in the log.
+                Some(_) => {}
+                None => self.check_replayable(&original)?,
             }
-            self.check_replayable(&original)?;
 
             let requested_at = self.now();
             let replay_id = self.with_rng(|rng| ReplayId::new(requested_at, rng));
@@ -159,10 +163,18 @@ impl App {
             let rate = Some(new.rate_per_second).filter(|&rate| rate > 0);
             let filter = read_filter(caller, &new)?;
             let project_id = filter.project_id.clone();
-            self.check_scope(caller, &filter)?;
+            caller.require_project(&project_id)?;
             let now = self.now();
             let id = self.with_rng(|rng| ReplayId::new(now, rng));
             let fingerprint = fingerprint("replay", &(&filter, rate));
+            let keyed = Keyed {
+                project_id: &project_id,
+                key: if dry_run { "" } else { key },
+                fingerprint,
+            };
+            if self.recall(&keyed).await?.is_none() {
+                self.check_scope(caller, &filter)?;
+            }
             let selection = Selection {
                 filter,
                 disabled_at: None,
@@ -186,8 +198,8 @@ impl App {
                 requested_at: now,
             };
             let keys = self.idempotency().await?;
-            let intent = match keys.claim(&project_id, key, &intent).await? {
-                Claim::New => intent,
+            let work = match keys.claim(&project_id, key, &intent).await? {
+                Claim::New => keyed.first(intent),
                 Claim::Existing { record, .. } if record.intent.fingerprint != fingerprint => {
                     return Err(AppError::IdempotencyKeyReused);
                 }
@@ -202,19 +214,14 @@ impl App {
                         let started = entry.replay.as_started();
                         return Ok(Answer::replayed(Started::Replay(started.into())));
                     }
-                    first
+                    keyed.again(first)
                 }
             };
             let replay = self.begin(caller, replay).await?;
-            let sequence = self
-                .replays()
-                .await?
-                .get(replay.id)
-                .map_or(0, |entry| entry.sequence);
-            if let Err(error) = keys.complete(&project_id, key, &intent, sequence).await {
-                tracing::warn!(%error, replay.id = %replay.id, "idempotency record not completed");
-            }
-            Ok(Answer::first(Started::Replay(replay.into())))
+            let known = self.replays().await?.get(replay.id);
+            let sequence = known.map_or(0, |entry| entry.sequence);
+            self.record_done(&work, sequence).await?;
+            Ok(work.answer(Started::Replay(replay.into())))
         })
         .await
     }
@@ -249,14 +256,18 @@ impl App {
                 fingerprint: fingerprint("cancel_replay", &id),
             };
             // What is cancelled stays cancelled: it may be asked for as often as one likes.
-            match self.claim(&keyed).await? {
-                Turn::Done(..) => Ok(Answer::replayed(known.replay)),
-                Turn::First(intent) | Turn::Again(intent) => {
-                    let (replay, sequence) = self.cancelled(caller, id).await?;
-                    self.record_done(&keyed, &intent, sequence).await;
-                    Ok(Answer::first(replay))
-                }
-            }
+            let checks = async {
+                replay::decide(&known.replay, ReplayCommand::Cancel)?;
+                Ok(())
+            };
+            let work = match self.take_turn(&keyed, checks).await? {
+                Turn::Done(..) => return Ok(Answer::replayed(known.replay)),
+                Turn::First(intent) => keyed.first(intent),
+                Turn::Again(intent) => keyed.again(intent),
+            };
+            let (replay, sequence) = self.cancelled(caller, id).await?;
+            self.record_done(&work, sequence).await?;
+            Ok(work.answer(replay))
         })
         .await
     }
@@ -321,7 +332,6 @@ impl App {
     /// Refuses a project or an endpoint that does not exist or is none of the caller's business.
     fn check_scope(&self, caller: &Caller, filter: &ReplayFilter) -> Result<(), AppError> {
         let project_id = &filter.project_id;
-        caller.require_project(project_id)?;
         self.endpoints_of(project_id)?;
         if let Some(id) = filter.endpoint_id {
             let entry = self.endpoint(caller, id)?;
@@ -418,7 +428,12 @@ fn read_filter(caller: &Caller, new: &NewReplay) -> Result<ReplayFilter, Rejecti
     let endpoint_id = violations.parse_some::<EndpointId>("endpoint_id", &new.endpoint_id);
     let event_types = violations.parse_some::<EventTypePattern>("event_type", &new.event_type);
     let mut failure_reasons = Vec::new();
-    for name in &new.failure_reasons {
+    // Every reason may be named, and none needs to be named twice.
+    let most = FailureReason::ALL.len();
+    if new.failure_reasons.len() > most {
+        violations.add("failure_reasons", format!("must be at most {most}"));
+    }
+    for name in new.failure_reasons.iter().take(most) {
         match FailureReason::ALL
             .into_iter()
             .find(|reason| reason.as_str() == name)

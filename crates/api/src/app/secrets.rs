@@ -74,20 +74,27 @@ impl App {
                 key: &terms.idempotency_key,
                 fingerprint,
             };
-            let checks = async { terms.check(&self.endpoint(caller, id)?.endpoint) };
+            let scheme = scheme_of(imported.as_ref(), rotation.signature_scheme)
+                .unwrap_or_else(|| known.endpoint.signature_scheme());
+            let checks = async {
+                let current = self.endpoint(caller, id)?;
+                terms.check(&current.endpoint)?;
+                endpoint::check_rotation(&current.endpoint, scheme, overlap, self.now())?;
+                Ok(())
+            };
             let turn = self.take_turn(&keyed, checks).await?;
-            let intent = match turn {
+            let work = match turn {
                 Turn::Done(intent, sequence) => {
                     let secret_id = SecretId::created_by(intent.message_id);
                     let endpoint = self.endpoint_at(id, sequence).await?;
                     return Ok(Answer::replayed(self.rotated(&endpoint, secret_id)?));
                 }
-                Turn::First(intent) | Turn::Again(intent) => intent,
+                Turn::First(intent) => keyed.first(intent),
+                Turn::Again(intent) => keyed.again(intent),
             };
-            let scheme = scheme_of(imported.as_ref(), rotation.signature_scheme)
-                .unwrap_or_else(|| known.endpoint.signature_scheme());
-            let secret_id = SecretId::created_by(intent.message_id);
-            let secret = self.seal(id, secret_id, &self.secret(imported, scheme), intent.requested_at);
+            let secret_id = SecretId::created_by(work.intent.message_id);
+            let made_at = work.intent.requested_at;
+            let secret = self.seal(id, secret_id, &self.secret(imported, scheme), made_at);
             let rotate = |endpoint: &Endpoint| {
                 // A call with the same key has done it already.
                 if holds(endpoint, secret_id) {
@@ -99,9 +106,8 @@ impl App {
                     overlap,
                 }))
             };
-            let (endpoint, sequence) = self.change(caller, id, rotate).await?;
-            self.record_done(&keyed, &intent, sequence).await;
-            Ok(Answer::first(self.rotated(&endpoint, secret_id)?))
+            let endpoint = self.change(caller, id, &work, rotate).await?;
+            Ok(work.answer(self.rotated(&endpoint, secret_id)?))
         })
         .await
     }
@@ -135,19 +141,18 @@ impl App {
             };
             let turn = self.take_turn(&keyed, checks).await?;
             // What is revoked stays revoked: it may be asked for as often as one likes.
-            let intent = match self.settled(&keyed, turn).await? {
+            let work = match self.settled(&keyed, turn).await? {
                 Turn::Done(_, sequence) => {
                     return Ok(Answer::replayed(self.endpoint_at(id, sequence).await?));
                 }
-                Turn::First(intent) | Turn::Again(intent) => intent,
+                Turn::First(intent) => keyed.first(intent),
+                Turn::Again(intent) => keyed.again(intent),
             };
             let revoke = |endpoint: &Endpoint| {
                 terms.check(endpoint)?;
                 Ok(Some(command.clone()))
             };
-            let (endpoint, sequence) = self.change(caller, id, revoke).await?;
-            self.record_done(&keyed, &intent, sequence).await;
-            Ok(Answer::first(endpoint))
+            Ok(work.answer(self.change(caller, id, &work, revoke).await?))
         })
         .await
     }

@@ -83,6 +83,8 @@ fn everything_wrong_with_a_key_is_listed() {
         ..draft(&["read"])
     };
     assert!(made(longest).is_ok());
+    assert_eq!(fields(made(draft(&["read"; 5]))), ["scopes"]);
+    assert_eq!(fields(made(draft(&["x"; 1000]))).len(), 1 + Scope::ALL.len());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use cuitty_webhooks_domain::rejection::{FieldViolation, Resource};
 
 use super::{DECISIONS, conflict};
 use crate::app::input::Violations;
-use crate::app::keyed::{Answer, Keyed, Turn, fingerprint};
+use crate::app::keyed::{Answer, Keyed, Turn, Work, fingerprint};
 use crate::app::{App, observed};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
@@ -66,39 +66,41 @@ impl App {
                 key: &idempotency_key,
                 fingerprint,
             };
-            let intent = match self.claim(&keyed).await? {
+            let work = match self.claim(&keyed).await? {
                 Turn::Done(_, sequence) => {
                     return Ok(Answer::replayed(self.settings_at(&project_id, sequence).await?));
                 }
-                Turn::First(intent) | Turn::Again(intent) => intent,
+                Turn::First(intent) => keyed.first(intent),
+                Turn::Again(intent) => keyed.again(intent),
             };
-            let (settings, sequence) = self.set_policy(caller, &project_id, unknown).await?;
-            self.record_done(&keyed, &intent, sequence).await;
-            Ok(Answer::first(settings))
+            Ok(work.answer(self.set_policy(caller, unknown, &work).await?))
         })
         .await
     }
 
-    /// The settings afterwards, and the sequence of their last change.
+    /// The settings afterwards.
     async fn set_policy(
         &self,
         caller: &Caller,
-        project_id: &ProjectId,
         unknown: UnknownEventTypes,
-    ) -> Result<(ProjectSettings, u64), AppError> {
+        work: &Work<'_>,
+    ) -> Result<ProjectSettings, AppError> {
+        let project_id = work.project_id();
         for _ in 0..DECISIONS {
             let entry = self.event_types.project(project_id);
             let Some(change) = entry.settings.decide(unknown) else {
-                return Ok((entry.settings, entry.sequence));
+                self.record_done(work, entry.sequence).await?;
+                return Ok(entry.settings);
             };
-            let now = self.now();
+            let now = work.at(self.now());
             let settings = entry.settings.evolve(change, now);
-            let appended = self
-                .log
-                .append_project(change, &settings, &caller.actor, now, entry.sequence)
-                .await;
-            if let Some(sequence) = self.stored_at(appended).await? {
-                return Ok((settings, sequence));
+            let (log, actor, after) = (self.log.clone(), caller.actor.clone(), settings.clone());
+            let append = async move {
+                log.append_project(change, &after, &actor, now, entry.sequence)
+                    .await
+            };
+            if self.stored(self.make(work, Box::pin(append)).await?).await? {
+                return Ok(settings);
             }
             let newer = || self.event_types.project(project_id).sequence > entry.sequence;
             self.await_change_of_types(newer).await;

@@ -38,6 +38,23 @@ fn everything_that_is_wrong_is_listed() {
 }
 
 #[test]
+fn no_more_failure_reasons_are_named_than_there_are() {
+    let named = |count: usize, name: &str| {
+        let new = NewReplay {
+            failure_reasons: vec![name.into(); count],
+            ..new()
+        };
+        read_filter(&caller(None), &new)
+    };
+    assert!(named(FailureReason::ALL.len(), "gone").is_ok());
+    assert!(named(FailureReason::ALL.len() + 1, "gone").is_err());
+    let Err(Rejection::Invalid(violations)) = named(100_000, "lost") else {
+        panic!("it was accepted");
+    };
+    assert!(violations.len() <= FailureReason::ALL.len() + 1);
+}
+
+#[test]
 fn a_replay_of_another_project_is_not_seen() {
     let now = DateTime::from_timestamp(0, 0).unwrap();
     let selection = Selection {

@@ -1,6 +1,9 @@
+use std::time::Duration;
+
+use cuitty_webhooks_domain::endpoint::{self, DisabledReason, EndpointChange};
+
 use super::*;
 use crate::testing::{endpoint, now};
-use cuitty_webhooks_domain::endpoint::{DisabledReason, EndpointChange};
 
 fn update(fields: &[&str]) -> EndpointUpdate {
     EndpointUpdate {
@@ -36,7 +39,7 @@ fn only_the_fields_of_the_mask_change() {
 
 #[test]
 fn every_setting_can_be_named() {
-    let (_, after) = apply(&update(&endpoint::SETTING_FIELDS), &endpoint(1)).unwrap();
+    let (_, after) = apply(&update(&SETTING_FIELDS), &endpoint(1)).unwrap();
     let expected = update(&[])
         .draft
         .validate(&EgressPolicy::default(), None)
@@ -95,5 +98,17 @@ fn unknown_fields_of_a_mask_are_named() {
             }
             other => panic!("{names:?}: {other:?}"),
         }
+    }
+}
+
+#[test]
+fn no_mask_names_more_than_there_is() {
+    let named = |count: usize| check_fields(&vec!["url".to_owned(); count]);
+    assert_eq!(named(SETTING_FIELDS.len() + 1), Ok(()));
+    for count in [SETTING_FIELDS.len() + 2, 100_000] {
+        let Err(Rejection::Invalid(violations)) = named(count) else {
+            panic!("{count} names are refused");
+        };
+        assert_eq!(violations.len(), 1);
     }
 }

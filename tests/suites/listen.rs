@@ -3,7 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use cuitty_webhooks_client::{Client, ClientError, Code, Verifier};
-use cuitty_webhooks_proto::v1::{DeliveryDetail, GetEndpointRequest, ListEndpointsRequest};
+use cuitty_webhooks_proto::v1::listen_request::Request as Said;
+use cuitty_webhooks_proto::v1::listen_service_client::ListenServiceClient;
+use cuitty_webhooks_proto::v1::{
+    DeliveryDetail, Endpoint, GetEndpointRequest, ListEndpointsRequest, ListenRequest, ListenStart,
+};
+use futures_util::{StreamExt, stream};
 use harness::app::{PROJECT, TestApp, summary};
 use harness::cli::{command, json_lines};
 use harness::eventually::{PATIENCE, eventually, is};
@@ -13,6 +18,7 @@ use harness::roles::ADMIN_KEY;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tonic::Request;
 
 /// A running `listen --json`.
 struct Listen {
@@ -59,6 +65,15 @@ impl Listen {
 
 fn id(started: &Value) -> String {
     started["endpoint_id"].as_str().unwrap().to_owned()
+}
+
+async fn endpoints(app: &TestApp) -> Vec<Endpoint> {
+    let request = ListEndpointsRequest {
+        project_id: PROJECT.into(),
+        ..Default::default()
+    };
+    let listed = app.endpoints().list_endpoints(request).await.unwrap();
+    listed.into_inner().endpoints
 }
 
 async fn is_gone(app: &TestApp, endpoint_id: &str) {
@@ -165,17 +180,7 @@ async fn the_endpoint_does_not_outlive_the_service_that_listens_for_it() {
     assert_eq!(listen.process.wait(PATIENCE).await.code(), Some(1));
     app.roles[0].start_again();
     app.roles[0].ready().await;
-    let request = ListEndpointsRequest {
-        project_id: PROJECT.into(),
-        ..Default::default()
-    };
-    let page = app
-        .endpoints()
-        .list_endpoints(request)
-        .await
-        .unwrap()
-        .into_inner();
-    assert_eq!(page.endpoints, []);
+    assert_eq!(endpoints(&app).await, []);
 }
 
 #[tokio::test]
@@ -264,15 +269,61 @@ async fn listening_needs_the_scope_manage_and_a_project_of_the_key() {
         refusal(PROJECT, &["manage"], &wrong).await,
         (Code::InvalidArgument, 1)
     );
-    let request = ListEndpointsRequest {
-        project_id: PROJECT.into(),
-        ..Default::default()
-    };
-    let listed = app
-        .endpoints()
-        .list_endpoints(request)
+    assert_eq!(endpoints(&app).await.len(), 1);
+}
+
+/// A call that gives up at any time, also between the append of its endpoint and the answer.
+#[tokio::test]
+async fn the_endpoint_does_not_outlive_a_call_that_gave_up_before_it_was_answered() {
+    let app = TestApp::start().await;
+    app.create_endpoint_at("http://127.0.0.1:9/unused".into()).await;
+    for tenths in 5..65 {
+        let start = ListenRequest {
+            request: Some(Said::Start(ListenStart {
+                project_id: PROJECT.into(),
+                event_types: Vec::new(),
+            })),
+        };
+        let (open, closed) = tokio::sync::oneshot::channel::<()>();
+        let ends = stream::once(closed).filter_map(async |_| None);
+        let mut request = Request::new(stream::iter([start]).chain(Box::pin(ends)));
+        request.set_timeout(Duration::from_micros(tenths * 100));
+        let mut client = ListenServiceClient::new(app.channel(Some(ADMIN_KEY)));
+        let _ = client.listen(request).await;
+        drop(open);
+    }
+    eventually("no listener's endpoint is left", || async {
+        is(endpoints(&app).await.len(), 1)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_endpoint_of_a_process_that_was_killed_is_disabled_when_nobody_comes_back() {
+    let mut app = TestApp::builder()
+        .processes(["api", "dispatcher,projector"])
+        .start()
+        .await;
+    let client = Client::connect(app.url(), ADMIN_KEY).await.unwrap();
+    let listening = client.listen(PROJECT, &[]).await.unwrap();
+    let mut endpoint = listening.endpoint.clone();
+    endpoint.retry_schedule_seconds = vec![1, 1, 1, 1];
+    client
+        .update_endpoint(endpoint, &["retry_schedule_seconds"])
         .await
-        .unwrap()
-        .into_inner();
-    assert_eq!(listed.endpoints.len(), 1);
+        .unwrap();
+    app.roles[0].start_again();
+    app.roles[0].ready().await;
+
+    let accepted = app.deliver("order.paid", &json!({})).await;
+
+    let detail = app.ended(&accepted.deliveries[0].id).await;
+    assert_eq!(
+        (&*summary(&detail).failure_reason, errors(&detail).len()),
+        ("gone", 3)
+    );
+    eventually("it is disabled", || async {
+        is(endpoints(&app).await[0].active, false)
+    })
+    .await;
 }

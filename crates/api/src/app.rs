@@ -13,6 +13,7 @@ mod input;
 mod keyed;
 mod listen;
 mod page;
+mod places;
 mod replay;
 mod secrets;
 mod signatures;
@@ -49,6 +50,7 @@ use self::host::HostCheck;
 pub(crate) use self::input::PageInput;
 pub(crate) use self::keyed::Terms;
 pub(crate) use self::listen::{Brought, ListenAnswer, Listening, NewListener};
+use self::places::Places;
 pub(crate) use self::replay::{NewReplay, Started};
 pub(crate) use self::secrets::Rotation;
 pub use self::status::ServiceStatus;
@@ -78,7 +80,11 @@ pub struct App {
     rng: Mutex<StdRng>,
     host_check: HostCheck,
     accepts: Arc<Semaphore>,
-    /// Messages being accepted, and changes being made, under a key, whether or not their callers still wait.
+    /// Of these, what messages that wait for their turn may take together: while any of them waits for a place, none is free for
+    /// those that do not.
+    queued: Arc<Semaphore>,
+    /// What is seen through, whether or not its caller still waits: messages being accepted, changes being made under a key, and
+    /// endpoints of listeners.
     accepting: TaskTracker,
     /// Opened when the first key comes in.
     idempotency: OnceCell<Idempotency>,
@@ -87,8 +93,7 @@ pub struct App {
     read_wait: std::time::Duration,
     watches: WatchHub,
     /// Streams of messages that may be open.
-    deliver_streams: Arc<Semaphore>,
-    max_deliver_streams: usize,
+    deliver_streams: Places,
     /// Cancelled when a shutdown begins.
     closing: CancellationToken,
     status: StatusCache,
@@ -119,6 +124,9 @@ impl App {
         clock: Clock,
         rng: StdRng,
     ) -> Result<Self, ApiError> {
+        // The last quarter is for those that do not wait.
+        let accepts = config.max_concurrent_accepts;
+        let queued = (accepts - accepts.div_ceil(4)).max(1);
         let keys = Keys::configured(config.admin_key.clone()).and_issued(api_keys.clone(), clock);
         Ok(Self {
             keys: Arc::new(keys),
@@ -136,13 +144,13 @@ impl App {
             policy,
             clock,
             rng: Mutex::new(rng),
-            accepts: Arc::new(Semaphore::new(config.max_concurrent_accepts)),
+            accepts: Arc::new(Semaphore::new(accepts)),
+            queued: Arc::new(Semaphore::new(queued)),
             accepting: TaskTracker::new(),
             idempotency: OnceCell::new(),
             replays: OnceCell::new(),
             read_wait: config.read_wait,
-            deliver_streams: Arc::new(Semaphore::new(config.max_deliver_streams)),
-            max_deliver_streams: config.max_deliver_streams,
+            deliver_streams: Places::new(config.max_deliver_streams),
             closing: CancellationToken::new(),
             status: StatusCache::default(),
         })

@@ -24,9 +24,9 @@ pub struct ApiConfig {
     pub rate_limit_per_second: u32,
     /// Calls that a key may make at once, when it has made none for a while; 0 means as many as in a second.
     pub rate_limit_burst: u32,
-    /// `DeliverStream` calls at the same time.
+    /// `DeliverStream` calls at the same time; a key that is bound to a project gets a quarter of them.
     pub max_deliver_streams: usize,
-    /// `WatchDeliveries` streams at the same time.
+    /// `WatchDeliveries` and `Listen` calls at the same time; a key that is bound to a project gets a quarter of them.
     pub max_watchers: usize,
     /// Delivery events kept for watchers; one that falls behind by more is cut off.
     pub watch_buffer: usize,

@@ -7,17 +7,21 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use url::{Host, Url};
 
-use crate::attempt::{Attempt, AttemptResponse};
+use crate::attempt::{Attempt, AttemptResponse, ErrorClass};
 use crate::delivery::{DeliveryRef, Requested};
 use crate::egress::EgressPolicy;
 use crate::endpoint::EndpointKind;
 use crate::envelope::envelope;
 use crate::names::ProjectId;
 use crate::slack::{self, slack_error};
-use crate::subject::is_nats;
+use crate::subject::{is_listeners, is_nats};
 
 /// The host of Slack's incoming webhooks.
 const SLACK_HOST: &str = "hooks.slack.com";
+
+/// From this attempt on, a listener that does not listen is gone. Before, it may have lost its connection to nats-server, and
+/// comes back.
+const LISTENERS_LAST: u32 = 3;
 
 /// What is delivered, whatever carries it.
 #[derive(Debug, Clone, Copy)]
@@ -137,7 +141,11 @@ fn wrapped(message: &Message<'_>) -> Option<Bytes> {
 /// What the answer to an attempt that did not succeed means.
 pub fn answer(kind: EndpointKind, attempt: &Attempt) -> Answer {
     let Some(response) = &attempt.response else {
-        return Answer::Retry;
+        return if is_deserted(kind, attempt) {
+            Answer::Gone
+        } else {
+            Answer::Retry
+        };
     };
     if response.status == 410 {
         return Answer::Gone;
@@ -146,6 +154,19 @@ pub fn answer(kind: EndpointKind, attempt: &Attempt) -> Answer {
         EndpointKind::Http | EndpointKind::Nats => Answer::Retry,
         EndpointKind::Slack => slack_error(&response.body).map_or(Answer::Retry, |error| error.answer),
     }
+}
+
+/// Whether the endpoint was left behind by a listener whose process was killed, or could not delete it.
+fn is_deserted(kind: EndpointKind, attempt: &Attempt) -> bool {
+    // Over NATS, not to connect is to find nobody listening.
+    let finds_nobody = attempt
+        .error
+        .as_ref()
+        .is_some_and(|error| error.class == ErrorClass::Connect);
+    kind == EndpointKind::Nats
+        && finds_nobody
+        && attempt.number >= LISTENERS_LAST
+        && is_listeners(&attempt.request.url)
 }
 
 /// What a response that is no success says about itself, beside its status.

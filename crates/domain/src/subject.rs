@@ -13,6 +13,8 @@ const SUBJECT_BYTES: usize = 255;
 const RESERVED: [&str; 2] = ["webhooks", "cuitty.events"];
 /// The scheme of a NATS endpoint's URL.
 const SCHEME: &str = "nats:";
+/// The token before the last of the subject of an endpoint that lives as long as its listener.
+const LISTEN: &str = "listen";
 
 /// What all notification subjects begin with: dot-separated tokens of letters, digits, `_` and `-`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +78,26 @@ impl SubjectPrefix {
             wants_reply,
         })
     }
+}
+
+/// The subject of an endpoint of `project` that lives as long as its listener, by a random number.
+pub fn listener_subject(prefix: &SubjectPrefix, project: &ProjectId, name: u128) -> String {
+    format!("{prefix}.{project}.{LISTEN}.{name:032x}")
+}
+
+/// Whether a URL is that of an endpoint that lives as long as its listener, so that when nobody listens there, nobody will.
+pub(crate) fn is_listeners(url: &str) -> bool {
+    let name = url
+        .strip_prefix(SCHEME)
+        .and_then(|rest| rest.strip_suffix("?reply"))
+        .and_then(|subject| subject.rsplit_once('.'))
+        .filter(|(above, _)| above.rsplit('.').next() == Some(LISTEN));
+    name.is_some_and(|(_, name)| {
+        name.len() == 32
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
+    })
 }
 
 /// Whether a URL names a NATS subject, well or not.
@@ -204,6 +226,25 @@ mod tests {
             "https://example.com/",
         ] {
             assert_eq!(vet(url), Err(SubjectRefused::Form), "{url}");
+        }
+    }
+
+    #[test]
+    fn the_subjects_of_listeners_are_known_again() {
+        let project: ProjectId = "acme".parse().unwrap();
+        for name in [0, 7, u128::MAX] {
+            let subject = listener_subject(&SubjectPrefix::default(), &project, name);
+            let url = format!("nats:{subject}?reply");
+            assert!(vet(&url).is_ok() && is_listeners(&url), "{url}");
+            for other in [
+                format!("nats:{subject}"),
+                format!("nats:{subject}0?reply"),
+                format!("nats:{subject}.x?reply"),
+                url.replace(".listen.", ".listens."),
+                url.replace(".acme.listen.", ".acme."),
+            ] {
+                assert!(!is_listeners(&other), "{other}");
+            }
         }
     }
 

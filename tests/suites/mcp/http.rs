@@ -1,7 +1,9 @@
 //! The HTTP of `/mcp`: who is let in, what is read, and what browsers may not do.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use cuitty_webhooks_domain::limits::PAYLOAD_BYTES;
-use harness::app::TestApp;
+use harness::app::{TestApp, event};
 use harness::rest::{RestClient, RestResponse};
 use harness::roles::ADMIN_KEY;
 use hyper::Method;
@@ -158,4 +160,28 @@ async fn pages_of_browsers_are_refused_wherever_they_come_from() {
         .send(Method::POST, MCP, &headers, ping)
         .await;
     assert_eq!(taken.status, 200);
+}
+
+#[tokio::test]
+async fn a_payload_that_only_some_readers_of_json_can_hold_is_shown_in_base64() {
+    let app = TestApp::start().await;
+    app.create_endpoint_at("http://127.0.0.1:9/unused".into()).await;
+    let client = app.rest();
+    let deep = format!("{}{}", "[".repeat(126), "]".repeat(126));
+    for payload in ["1e999", r#"["\ud800"]"#, &deep] {
+        let event = event("order.paid", payload.to_owned());
+        let accepted = app.messages().deliver(event).await.unwrap().into_inner();
+        let call = json!({
+            "name": "get_webhook_delivery",
+            "arguments": {"delivery_id": accepted.deliveries[0].id, "min_log_sequence": accepted.log_sequence},
+        });
+        let answer = post(&client, request("tools/call", &call)).await.json();
+        let shown = &answer["result"]["structuredContent"];
+        let expected = json!(STANDARD.encode(payload));
+        assert_eq!(
+            (&shown["payload"], &shown["payload_base64"]),
+            (&Value::Null, &expected),
+            "{answer}"
+        );
+    }
 }

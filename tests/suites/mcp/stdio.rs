@@ -9,7 +9,7 @@ use harness::roles::binary;
 use serde_json::{Value, json};
 
 /// Runs `mcp` for the service at `url` until all of `input` is answered: its exit code, answers and complaints.
-fn mcp(url: &str, key: &str, input: &str) -> (Option<i32>, Vec<Value>, String) {
+fn mcp(url: &str, key: &str, input: impl AsRef<[u8]>) -> (Option<i32>, Vec<Value>, String) {
     let mut process = Command::new(binary())
         .args(["mcp", "--url", url])
         .env("CUITTY_WEBHOOKS_API_KEY", key)
@@ -19,7 +19,7 @@ fn mcp(url: &str, key: &str, input: &str) -> (Option<i32>, Vec<Value>, String) {
         .spawn()
         .unwrap();
     // It may have ended before it reads anything.
-    let _ = process.stdin.take().unwrap().write_all(input.as_bytes());
+    let _ = process.stdin.take().unwrap().write_all(input.as_ref());
     let Output {
         status,
         stdout,
@@ -54,6 +54,23 @@ async fn every_request_is_answered_before_it_ends() {
         answers.iter().all(|answer| answer["result"] == json!({})),
         "{answers:?}"
     );
+}
+
+#[tokio::test]
+async fn a_line_that_is_no_text_costs_no_other_its_answer() {
+    let app = TestApp::start().await;
+    let mut input: Vec<u8> = (0..20).flat_map(|id| ping(id).into_bytes()).collect();
+    input.extend(b"{\"jsonrpc\": \"\xff\"}\n");
+    input.extend(ping(20).into_bytes());
+    let url = app.url().to_owned();
+    let run = move || mcp(&url, harness::roles::ADMIN_KEY, &input);
+    let (code, answers, complaints) = tokio::task::spawn_blocking(run).await.unwrap();
+    let mut ids: Vec<_> = answers
+        .iter()
+        .filter_map(|answer| answer["id"].as_u64())
+        .collect();
+    ids.sort_unstable();
+    assert_eq!((code, ids), (Some(0), (0..=20).collect()), "{complaints}");
 }
 
 #[tokio::test]

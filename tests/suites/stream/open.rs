@@ -290,3 +290,41 @@ async fn a_stream_is_not_opened_without_its_scope_or_with_a_key_for_all_items() 
     let refusal = refused(app.messages().deliver_stream(with_key).await.map(drop));
     assert_eq!(refusal.field_names(), ["idempotency_key"]);
 }
+
+#[tokio::test]
+async fn a_single_message_is_taken_while_a_stream_waits_for_its_turns() {
+    let app = TestApp::builder()
+        .set("api.max_concurrent_accepts", 4)
+        .start()
+        .await;
+    app.create_endpoint_at("http://127.0.0.1:9/unused".into()).await;
+    let mut client = app.messages();
+    let (sender, mut results) = open(&mut client).await.unwrap();
+    let feeding = tokio::spawn(async move {
+        let mut tag = 0;
+        while sender.send(numbered(tag)).await.is_ok() {
+            tag += 1;
+        }
+    });
+    let taking = tokio::spawn(async move {
+        let mut taken = 0;
+        while let Ok(Some(_)) = results.message().await {
+            taken += 1;
+            if taken == 2000 {
+                break;
+            }
+        }
+        taken
+    });
+    let mut messages = app.messages();
+    let mut delivered = 0;
+    while !taking.is_finished() || delivered < 20 {
+        messages
+            .deliver(event("order.paid", "{}"))
+            .await
+            .expect("there is a place for it");
+        delivered += 1;
+    }
+    assert_eq!(taking.await.unwrap(), 2000);
+    feeding.abort();
+}

@@ -133,7 +133,8 @@ impl App {
         if let Ok((_, last)) = self.log.bounds().await
             && sequence > last
         {
-            let text = format!("must be a sequence of the log, which ends at {last}");
+            // Where the log ends tells of other projects' traffic.
+            let text = "must be a sequence of the log, which ends before it";
             return Err(Rejection::field("min_log_sequence", text).into());
         }
         let wait = async |history: Store| history.wait_for(sequence, self.read_wait).await;

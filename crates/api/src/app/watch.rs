@@ -11,10 +11,11 @@ use cuitty_webhooks_log::{EventBody, EventReader, Log, StoredEvent};
 use futures_util::future::BoxFuture;
 use futures_util::{Stream, stream};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::{Mutex, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use super::input::Violations;
+use super::places::{Places, TakenPlace};
 use super::{App, observed};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
@@ -77,8 +78,7 @@ impl Filter {
 #[derive(Debug)]
 pub(super) struct WatchHub {
     shared: Arc<Shared>,
-    watchers: Arc<Semaphore>,
-    max_watchers: usize,
+    watchers: Places,
 }
 
 struct Shared {
@@ -104,7 +104,7 @@ struct Subscription {
     stop: CancellationToken,
     /// Resolves when the watcher's key is revoked.
     revoked: BoxFuture<'static, ()>,
-    _permit: OwnedSemaphorePermit,
+    _place: TakenPlace,
 }
 
 impl Drop for Subscription {
@@ -132,7 +132,7 @@ impl App {
                 endpoint_id,
             };
             let revoked = Box::pin(self.keys.revoked(caller));
-            self.watches.subscribe(filter, revoked).await
+            self.watches.subscribe(caller, filter, revoked).await
         })
         .await
     }
@@ -148,8 +148,7 @@ impl WatchHub {
         };
         Self {
             shared: Arc::new(shared),
-            watchers: Arc::new(Semaphore::new(max_watchers)),
-            max_watchers,
+            watchers: Places::new(max_watchers),
         }
     }
 
@@ -163,21 +162,20 @@ impl WatchHub {
     }
 
     /// A place among those who watch.
-    pub(super) fn place(&self) -> Result<OwnedSemaphorePermit, AppError> {
+    pub(super) fn place(&self, caller: &Caller) -> Result<TakenPlace, AppError> {
         if self.shared.stop.is_cancelled() {
             return Err(AppError::ShuttingDown);
         }
-        Arc::clone(&self.watchers)
-            .try_acquire_owned()
-            .map_err(|_| AppError::TooManyWatchers(self.max_watchers))
+        self.watchers.take(caller).map_err(AppError::TooManyWatchers)
     }
 
     async fn subscribe(
         &self,
+        caller: &Caller,
         filter: Filter,
         revoked: BoxFuture<'static, ()>,
     ) -> Result<impl Stream<Item = Result<Arc<Watched>, AppError>> + Send + use<>, AppError> {
-        let permit = self.place()?;
+        let place = self.place(caller)?;
         let mut is_reading = self.shared.is_reading.lock().await;
         let tail = if *is_reading {
             None
@@ -198,7 +196,7 @@ impl WatchHub {
                 filter,
                 stop,
                 revoked,
-                _permit: permit,
+                _place: place,
             }),
             next,
         ))

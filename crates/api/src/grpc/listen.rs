@@ -79,7 +79,7 @@ fn told(response: Told) -> v1::ListenResponse {
 }
 
 impl From<Brought> for v1::ListenDelivery {
-    fn from(Brought { tag, notified }: Brought) -> Self {
+    fn from(Brought { tag, notified, .. }: Brought) -> Self {
         let headers = notified.headers.into_iter();
         Self {
             tag,

@@ -45,10 +45,15 @@ pub(super) struct Output {
 }
 
 impl Output {
+    /// An error when it holds JSON that has no [`Value`], as what callers gave may: a number beyond all floats, half of a
+    /// surrogate pair, or too many levels.
     fn new(body: &impl Serialize) -> Result<Self, AppError> {
         let text = serde_json::to_string(body).map_err(AppError::internal)?;
+        // As deep as it stands in an answer, which the reader of that may have to parse with the same limit.
+        let nested = serde_json::from_str::<[[Value; 1]; 1]>(&format!("[[{text}]]"));
+        let [[structured]] = nested.map_err(AppError::internal)?;
         Ok(Self {
-            structured: serde_json::from_str(&text).map_err(AppError::internal)?,
+            structured,
             text,
             is_replayed: false,
         })
@@ -177,7 +182,8 @@ pub(super) async fn get_delivery(mut call: Call<'_>) -> Result<Output, AppError>
     let id = call.arguments.finish(id)?;
     let detail = call.app.get_delivery(call.caller, id, min_log_sequence).await?;
     let checks = verify.then(|| call.app.check_signatures(&detail));
-    Output::new(&DeliveryDetailBody::new(&detail, checks.as_deref()))
+    let body = DeliveryDetailBody::new(&detail, checks.as_deref());
+    Output::new(&body).or_else(|_| Output::new(&body.in_base64(&detail.payload)))
 }
 
 pub(super) async fn replay_delivery(mut call: Call<'_>) -> Result<Output, AppError> {
@@ -204,7 +210,19 @@ pub(super) async fn list_event_types(mut call: Call<'_>) -> Result<Output, AppEr
         .iter()
         .map(|entry| EventTypeBody::new(&entry.definition))
         .collect::<Result<_, _>>()?;
-    Output::new(&EventTypeList { data, next_cursor })
+    let list = EventTypeList { data, next_cursor };
+    Output::new(&list).or_else(|_| Output::new(&without_unfit_examples(list)))
+}
+
+/// The page with every event type in it, but without the examples that an [`Output`] cannot hold.
+fn without_unfit_examples(mut list: EventTypeList) -> EventTypeList {
+    for body in &mut list.data {
+        // As deep as in the page.
+        if Output::new(&[[&*body]]).is_err() {
+            body.example = None;
+        }
+    }
+    list
 }
 
 /// The id, with what else was wrong added to what the body's reader found; without an id nobody can ask [`App`] for more.
@@ -215,4 +233,23 @@ fn identified<T>(
 ) -> Result<T, AppError> {
     faults.splice(..0, own);
     id.ok_or_else(|| Rejection::Invalid(std::mem::take(faults)).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    #[test]
+    fn an_output_holds_what_can_be_read_where_it_stands_in_an_answer() {
+        let raw = |text: &str| RawValue::from_string(text.to_owned()).unwrap();
+        let levels = |count: usize| format!("{}{}", "[".repeat(count), "]".repeat(count));
+        for text in ["1e999", r#""\ud800""#, &levels(126), &levels(1000)] {
+            assert!(Output::new(&raw(text)).is_err(), "{text}");
+        }
+        let output = Output::new(&raw(&levels(125))).unwrap();
+        let answer = json!({"result": {"structuredContent": output.structured}}).to_string();
+        assert!(serde_json::from_str::<Value>(&answer).is_ok());
+    }
 }

@@ -8,6 +8,9 @@ use cuitty_webhooks_domain::rejection::{FieldViolation, Rejection};
 use super::body::snake_case;
 use crate::app::PageInput;
 
+/// Most parameters of a query: far more than any request has.
+const PARAMETERS: usize = 64;
+
 /// The parameters of a query. Names may be given in `camelCase` too.
 #[derive(Debug)]
 pub(super) struct QueryParameters<'a> {
@@ -25,6 +28,10 @@ impl<'a> QueryParameters<'a> {
             faults: Vec::new(),
         };
         for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            if parsed.parameters.len() + parsed.faults.len() == PARAMETERS {
+                parsed.violate("query", format!("must have at most {PARAMETERS} parameters"));
+                break;
+            }
             let name = snake_case(&name);
             if parsed.parameters.iter().any(|(known, _)| *known == name) {
                 parsed.violate(&name, "is given twice");
@@ -134,6 +141,19 @@ mod tests {
             .into_iter()
             .map(|fault| (fault.field, fault.message))
             .collect()
+    }
+
+    #[test]
+    fn no_more_parameters_are_read_than_any_query_has() {
+        let distinct = |count: u32| (0..count).map(|n| format!("a{n}")).collect::<Vec<_>>().join("&");
+        for (query, told) in [(vec!["a=1"; 10_000].join("&"), 65), (distinct(10_000), 65)] {
+            let mut query = QueryParameters::parse(Some(&query));
+            let faults = fields(query.faults());
+            assert_eq!(faults.len(), told);
+            let fault = ("query".to_owned(), "must have at most 64 parameters".to_owned());
+            assert!(faults.contains(&fault), "{faults:?}");
+        }
+        assert_eq!(QueryParameters::parse(Some(&distinct(64))).faults().len(), 64);
     }
 
     #[test]

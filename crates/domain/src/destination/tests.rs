@@ -5,6 +5,7 @@ use super::*;
 use crate::delivery::tests::{answered, failed_attempt};
 use crate::ids::{DeliveryId, EndpointId, MessageId};
 use crate::slack::SLACK_ERRORS;
+use crate::subject::{SubjectPrefix, listener_subject};
 
 fn at() -> DateTime<Utc> {
     "2026-11-22T08:57:41.25Z".parse().unwrap()
@@ -91,4 +92,31 @@ fn answers_mean_what_the_kind_says() {
         Some("no_service, the webhook was removed or disabled")
     );
     assert_eq!(explain(EndpointKind::Http, &gone), None);
+}
+
+#[test]
+fn a_listener_that_is_not_there_for_some_time_is_gone() {
+    let missed = |number, url: &str, class| {
+        let mut attempt = failed_attempt(number);
+        attempt.request.url = url.into();
+        attempt.error.as_mut().unwrap().class = class;
+        answer(EndpointKind::Nats, &attempt)
+    };
+    let subject = listener_subject(&SubjectPrefix::default(), &"acme".parse().unwrap(), 7);
+    let listener = format!("nats:{subject}?reply");
+    for (number, expected) in [
+        (1, Answer::Retry),
+        (2, Answer::Retry),
+        (3, Answer::Gone),
+        (4, Answer::Gone),
+    ] {
+        assert_eq!(
+            missed(number, &listener, ErrorClass::Connect),
+            expected,
+            "{number}"
+        );
+    }
+    assert_eq!(missed(3, &listener, ErrorClass::Timeout), Answer::Retry);
+    let other = "nats:cuitty.notifications.acme.billing?reply";
+    assert_eq!(missed(3, other, ErrorClass::Connect), Answer::Retry);
 }

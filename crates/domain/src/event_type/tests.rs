@@ -94,6 +94,9 @@ fn examples_are_bounded_and_need_no_schema() {
     let example = |bytes: usize| draft("", &format!("\"{}\"", "x".repeat(bytes - 2)));
     assert!(example(crate::limits::EXAMPLE_BYTES).validate().is_ok());
     assert_eq!(refused(example(crate::limits::EXAMPLE_BYTES + 1)), ["example"]);
+    for unfit in ["1e999", r#""\ud800""#, &("[".repeat(200) + &"]".repeat(200))] {
+        assert_eq!(refused(draft("", unfit)), ["example"], "{unfit}");
+    }
     let kept = draft(" true ", " {\"a\" : 1.0}\n").validate().unwrap();
     assert_eq!(kept.schema.as_deref(), Some(" true "));
     assert_eq!(kept.example.as_deref(), Some(" {\"a\" : 1.0}\n"));

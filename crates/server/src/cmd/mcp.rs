@@ -46,9 +46,15 @@ pub(super) struct McpArgs {
 pub(super) async fn run(args: McpArgs, remote: Remote) -> anyhow::Result<()> {
     let service = Arc::new(Service::new(&remote, args.url.as_deref())?);
     let (calls, room) = (TaskTracker::new(), Arc::new(Semaphore::new(CALLS)));
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    while let Some(line) = lines.next_line().await.context("cannot read standard input")? {
-        if line.trim().is_empty() {
+    // Bytes: a line that is no text is a message like any other, which the service refuses.
+    let mut lines = BufReader::new(tokio::io::stdin()).split(b'\n');
+    let ended = loop {
+        let line = match lines.next_segment().await {
+            Ok(Some(line)) => line,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error).context("cannot read standard input"),
+        };
+        if line.trim_ascii().is_empty() {
             continue;
         }
         let permit = Arc::clone(&room).acquire_owned().await?;
@@ -60,10 +66,10 @@ pub(super) async fn run(args: McpArgs, remote: Remote) -> anyhow::Result<()> {
                 None => Ok(()),
             }
         });
-    }
+    };
     calls.close();
     calls.wait().await;
-    Ok(())
+    ended
 }
 
 /// The service that is called.
@@ -91,8 +97,8 @@ impl Service {
     }
 
     /// The answer to a message, as a line; `None` when there is none to give.
-    async fn answer(&self, line: String) -> Option<String> {
-        let message = serde_json::from_str(&line).unwrap_or_default();
+    async fn answer(&self, line: Vec<u8>) -> Option<String> {
+        let message = serde_json::from_slice(&line).unwrap_or_default();
         let answered = tokio::time::timeout(CALL_TIMEOUT, self.call(&message, line)).await;
         let error = match answered {
             Ok(Ok(answer)) => return answer,
@@ -108,7 +114,7 @@ impl Service {
         Some(json!({"jsonrpc": "2.0", "id": id, "error": error}).to_string())
     }
 
-    async fn call(&self, message: &Value, line: String) -> anyhow::Result<Option<String>> {
+    async fn call(&self, message: &Value, line: Vec<u8>) -> anyhow::Result<Option<String>> {
         let mut request = Request::post("/mcp")
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "application/json, text/event-stream")

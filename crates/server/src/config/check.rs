@@ -23,6 +23,8 @@ const MAX_SWEEP_AFTER: Duration = Duration::from_hours(1);
 const MAX_OUTSTANDING: usize = 10_000;
 /// Largest `ingest.max_in_flight`.
 const MAX_INGESTED: usize = 10_000;
+/// Largest of the numbers of the API role: what is allocated for each is small, but not nothing.
+const MAX_PLACES: usize = 1_000_000;
 /// Longest `disable_after`.
 const MAX_DISABLE_AFTER: Duration = Duration::from_hours(365 * 24);
 
@@ -37,6 +39,7 @@ pub(super) fn check(config: &Config, settings: &Settings, roles: &[Role], proble
     checks.history();
     checks.roles(roles);
     checks.ingest();
+    checks.api();
     checks.tls(roles.contains(&Role::Api));
     for problem in config.dispatcher.problems() {
         checks.report(&format!("dispatcher.{}", problem.setting), problem.message);
@@ -236,6 +239,32 @@ impl Checks<'_> {
             "ingest.max_in_flight",
             "must be 1 to 10000",
         );
+    }
+
+    fn api(&mut self) {
+        let api = &self.config.api;
+        for (key, number) in [
+            ("api.max_connections", api.max_connections),
+            (
+                "api.max_streams_per_connection",
+                api.max_streams_per_connection as usize,
+            ),
+            ("api.max_concurrent_accepts", api.max_concurrent_accepts),
+            ("api.max_deliver_streams", api.max_deliver_streams),
+            ("api.max_watchers", api.max_watchers),
+            ("api.watch_buffer", api.watch_buffer),
+        ] {
+            self.require((1..=MAX_PLACES).contains(&number), key, "must be 1 to 1000000");
+        }
+        for (key, time) in [
+            ("api.header_read_timeout", api.header_read_timeout),
+            ("api.request_timeout", api.request_timeout),
+            ("api.keepalive_interval", api.keepalive_interval),
+            ("api.keepalive_timeout", api.keepalive_timeout),
+            ("api.resolve_timeout", api.resolve_timeout),
+        ] {
+            self.require(!time.is_zero(), key, "must be longer than 0");
+        }
     }
 
     fn tls(&mut self, with_files: bool) {

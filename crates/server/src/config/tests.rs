@@ -402,3 +402,32 @@ fn an_ingest_process_needs_no_sealing_keys_and_has_bounds() {
         assert_eq!(Config::load(&sources, &[]).is_ok(), is_good, "{value}");
     }
 }
+
+#[test]
+fn an_api_that_could_take_nothing_is_refused() {
+    for (key, bad, good) in [
+        ("MAX_CONNECTIONS", "0", "1"),
+        ("MAX_STREAMS_PER_CONNECTION", "0", "1"),
+        ("MAX_CONCURRENT_ACCEPTS", "0", "1"),
+        ("MAX_DELIVER_STREAMS", "0", "1"),
+        ("MAX_WATCHERS", "1000001", "1000000"),
+        ("WATCH_BUFFER", "0", "1"),
+        ("HEADER_READ_TIMEOUT", "0s", "1ms"),
+        ("REQUEST_TIMEOUT", "0s", "1ms"),
+        ("KEEPALIVE_INTERVAL", "0s", "1ms"),
+        ("KEEPALIVE_TIMEOUT", "0s", "1ms"),
+        ("RESOLVE_TIMEOUT", "0s", "1ms"),
+    ] {
+        let name = format!("CUITTY_WEBHOOKS__API__{key}");
+        let found = problems(&environment(&[(&name, bad)]), &[]);
+        let expected = (
+            format!("api.{}", key.to_lowercase()),
+            Origin::Environment(name.clone()),
+        );
+        assert_eq!(found, [expected]);
+        assert!(
+            Config::load(&environment(&[(&name, good)]), &[]).is_ok(),
+            "{name}={good}"
+        );
+    }
+}

@@ -13,6 +13,7 @@ use tracing::Instrument;
 use tracing::field::Empty;
 
 use super::{Accepted, NewMessage};
+use crate::app::places::TakenPlace;
 use crate::app::{App, observed};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
@@ -26,11 +27,11 @@ pub(crate) type Item = Result<NewMessage, AppError>;
 
 /// Counts an open stream, and keeps its place.
 struct Open {
-    _place: OwnedSemaphorePermit,
+    _place: TakenPlace,
 }
 
 impl Open {
-    fn new(place: OwnedSemaphorePermit) -> Self {
+    fn new(place: TakenPlace) -> Self {
         metrics::gauge!(names::DELIVER_STREAMS).increment(1.0);
         Self { _place: place }
     }
@@ -82,8 +83,8 @@ impl App {
     {
         observed("deliver_stream", async {
             caller.require(Scope::Deliver)?;
-            let place = Arc::clone(&self.deliver_streams).try_acquire_owned();
-            let open = Open::new(place.map_err(|_| AppError::TooManyStreams(self.max_deliver_streams))?);
+            let place = self.deliver_streams.take(&caller);
+            let open = Open::new(place.map_err(AppError::TooManyStreams)?);
             let (tell, told) = oneshot::channel();
             let read = self.read_items(&caller, items, tell);
             let app = Arc::clone(self);
@@ -144,9 +145,12 @@ impl App {
         caller: Arc<Caller>,
         item: Item,
     ) -> impl Future<Output = Result<Accepted, AppError>> + Send {
-        let permit = self.room().await;
+        let room = self.room().await;
         let app = Arc::clone(&self);
-        self.begun(async move { app.deliver_item(&caller, item?, permit?).await })
+        self.begun(async move {
+            let (_turn, permit) = room?;
+            app.deliver_item(&caller, item?, permit).await
+        })
     }
 
     #[tracing::instrument(
@@ -163,10 +167,13 @@ impl App {
         observed("deliver_item", self.take(caller, message, permit)).await
     }
 
-    /// A place among the messages being accepted, as soon as there is one.
-    pub(super) async fn room(&self) -> Result<OwnedSemaphorePermit, AppError> {
+    /// A turn among the messages that wait for one, and with it a place among those being accepted, as soon as there are both.
+    /// The turn is to be kept for as long as the message is being accepted.
+    pub(super) async fn room(&self) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), AppError> {
+        let turn = Arc::clone(&self.queued).acquire_owned().await;
+        let turn = turn.map_err(AppError::internal)?;
         let place = Arc::clone(&self.accepts).acquire_owned().await;
-        place.map_err(AppError::internal)
+        Ok((turn, place.map_err(AppError::internal)?))
     }
 
     /// Work that goes on by itself. A panic is an error of that work alone.

@@ -89,7 +89,7 @@ impl App {
         message: NewMessage,
         place: Place,
     ) -> Result<Accepted, AppError> {
-        let permit = self.room().await?;
+        let (_turn, permit) = self.room().await?;
         observed("ingest_message", self.take(caller, message, permit)).await
     }
 

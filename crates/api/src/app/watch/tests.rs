@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{concluded, endpoint, now, requested};
+use crate::testing::{caller, concluded, endpoint, now, requested};
 use cuitty_webhooks_domain::delivery::{Conclusion, Due};
 use futures_util::StreamExt;
 
@@ -29,13 +29,13 @@ fn watch(
     impl Stream<Item = Result<Arc<Watched>, AppError>> + Unpin,
 ) {
     let sender = broadcast::Sender::new(buffer);
-    let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+    let place = Places::new(1).take(&caller(None)).unwrap();
     let subscription = Subscription {
         events: sender.subscribe(),
         filter,
         stop: stop.clone(),
         revoked: Box::pin(std::future::pending()),
-        _permit: permit,
+        _place: place,
     };
     (sender, Box::pin(stream::unfold(Some(subscription), next)))
 }

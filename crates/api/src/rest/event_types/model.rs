@@ -25,7 +25,7 @@ pub(crate) struct EventTypeBody {
     /// A payload that satisfies the schema; test events are made of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Value>)]
-    example: Option<Box<RawValue>>,
+    pub(crate) example: Option<Box<RawValue>>,
     /// Whether JSON payloads that do not satisfy the schema are refused.
     enforce_schema: bool,
     /// Whether its messages are refused.

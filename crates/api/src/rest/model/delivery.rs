@@ -225,6 +225,17 @@ impl DeliveryDetailBody {
     }
 }
 
+impl DeliveryDetailBody {
+    /// The same with its payload in base64, for readers of JSON that cannot hold what that says.
+    pub(crate) fn in_base64(self, payload: &[u8]) -> Self {
+        Self {
+            payload: None,
+            payload_base64: Some(STANDARD.encode(payload)),
+            ..self
+        }
+    }
+}
+
 impl AttemptBody {
     fn new(row: &AttemptRow, checks: Option<&[SignatureCheck]>) -> Self {
         let Attempt {

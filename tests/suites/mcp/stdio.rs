@@ -81,7 +81,7 @@ async fn what_cannot_be_asked_is_answered_with_the_reason() {
         assert_eq!((answers.len(), &answers[0]["id"]), (1, &json!(1)), "{answers:?}");
         answers[0]["error"]["message"].as_str().unwrap().to_owned()
     };
-    let run = move || mcp(&url, wrong, &ping(1));
+    let run = move || mcp(&url, wrong, ping(1));
     let (code, answers, _) = tokio::task::spawn_blocking(run).await.unwrap();
     assert_eq!(code, Some(0));
     let message = told(&answers);
@@ -104,7 +104,7 @@ async fn what_cannot_be_asked_is_answered_with_the_reason() {
 
 #[test]
 fn without_a_key_it_does_not_start() {
-    let (code, answers, complaints) = mcp("http://127.0.0.1:1", "", &ping(1));
+    let (code, answers, complaints) = mcp("http://127.0.0.1:1", "", ping(1));
     assert_eq!((code, answers), (Some(2), Vec::new()));
     assert!(
         complaints.contains("CUITTY_WEBHOOKS_API_KEY is not set"),

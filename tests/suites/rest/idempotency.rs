@@ -242,10 +242,7 @@ async fn what_is_in_no_state_for_a_change_leaves_its_key_free() {
     let replay = rest.post("/manage/v1/webhooks/replays", &all).await;
     let replay = replay.header("location");
     eventually("the replay is done", || async {
-        is(
-            rest.get(replay).await.json()["status"].clone(),
-            json!("completed"),
-        )
+        is(rest.get(replay).await.json()["state"].clone(), json!("done"))
     })
     .await;
     let current = endpoint["secrets"][0]["id"].as_str().unwrap();

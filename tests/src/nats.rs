@@ -90,8 +90,8 @@ impl NatsServer {
     }
 
     /// SIGSTOP: connections stay and nothing is answered, until [`Self::go_on`].
-    pub fn pause(&mut self) {
-        self.process.signal(Signal::SIGSTOP);
+    pub async fn pause(&mut self) {
+        self.process.pause().await;
     }
 
     /// SIGCONT.

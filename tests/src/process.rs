@@ -11,6 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
+use crate::procfs;
+
 /// How long a process may take to end after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(40);
 /// Time between two looks whether a process has ended.
@@ -77,6 +79,14 @@ impl Process {
         if self.exit_status().is_none() {
             // It may end between the two calls; then there is nobody to signal.
             let _ = kill(Pid::from_raw(self.pid() as i32), signal);
+        }
+    }
+
+    /// SIGSTOP, and waits until every thread stands still, for one that is running may still answer.
+    pub(crate) async fn pause(&mut self) {
+        self.signal(Signal::SIGSTOP);
+        while !procfs::is_stopped(self.pid()) {
+            tokio::time::sleep(INTERVAL).await;
         }
     }
 

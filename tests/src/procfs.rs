@@ -10,16 +10,8 @@ const TICKS_PER_SECOND: u64 = 100;
 /// not exist.
 pub fn cpu(pid: u32) -> Duration {
     let stat = read(pid, "stat");
-    // The second field is the program's name in parentheses and may hold anything.
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .collect();
-    // utime, stime, cutime, cstime are fields 14 to 17 of the line; the state, field 3, is the first one here.
-    let ticks: u64 = fields
-        .iter()
+    // utime, stime, cutime, cstime are fields 14 to 17 of the line.
+    let ticks: u64 = fields(&stat)
         .skip(11)
         .take(4)
         .filter_map(|field| field.parse::<u64>().ok())
@@ -50,17 +42,22 @@ pub fn memory_of_tree(root: u32) -> u64 {
         .sum()
 }
 
+/// Whether no thread of a process runs: each was stopped by a signal, or it has ended.
+pub fn is_stopped(pid: u32) -> bool {
+    threads(pid).all(|thread| {
+        let stat = std::fs::read_to_string(thread.join("stat")).unwrap_or_default();
+        let state = fields(&stat).next().map(str::to_owned);
+        state.is_none_or(|state| matches!(state.as_str(), "T" | "Z" | "X"))
+    })
+}
+
 /// A process and its living descendants.
 pub fn tree(root: u32) -> Vec<u32> {
     let mut found = vec![root];
     let mut next = 0;
     while let Some(&pid) = found.get(next) {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        for task in tasks {
-            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for thread in threads(pid) {
+            let children = std::fs::read_to_string(thread.join("children")).unwrap_or_default();
             found.extend(
                 children
                     .split_whitespace()
@@ -70,6 +67,18 @@ pub fn tree(root: u32) -> Vec<u32> {
         next += 1;
     }
     found
+}
+
+/// The fields of a `stat` file from the third one, the state, on. The second one is the program's name in parentheses and may
+/// hold anything.
+fn fields(stat: &str) -> impl Iterator<Item = &str> {
+    stat.rsplit(')').next().unwrap_or_default().split_whitespace()
+}
+
+/// The folders of a process's threads.
+fn threads(pid: u32) -> impl Iterator<Item = PathBuf> {
+    let found = std::fs::read_dir(format!("/proc/{pid}/task"));
+    found.into_iter().flatten().flatten().map(|thread| thread.path())
 }
 
 fn read(pid: u32, file: &str) -> String {

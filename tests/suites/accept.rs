@@ -203,7 +203,7 @@ async fn a_keyed_event_whose_caller_goes_away_is_accepted_all_the_same() {
     client.deliver(keyed("order-1")).await.unwrap();
 
     // On the open connection the call is with the API at once, which waits for the log when the caller has had enough.
-    app.nats.pause();
+    app.nats.pause().await;
     let given_up = timeout(Duration::from_secs(1), client.deliver(keyed("order-2"))).await;
     assert!(given_up.is_err(), "{given_up:?}");
     app.nats.go_on();
@@ -231,7 +231,7 @@ async fn a_shutdown_waits_for_keyed_events_whose_callers_are_gone() {
     client.deliver(keyed("order-1")).await.unwrap();
     let api = app.url().trim_start_matches("http://").to_owned();
 
-    app.nats.pause();
+    app.nats.pause().await;
     let given_up = timeout(Duration::from_secs(1), client.deliver(keyed("order-2"))).await;
     assert!(given_up.is_err(), "{given_up:?}");
     drop(client);

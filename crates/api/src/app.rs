@@ -52,7 +52,7 @@ pub(crate) use self::keyed::Terms;
 pub(crate) use self::listen::{Brought, ListenAnswer, Listening, NewListener};
 use self::places::Places;
 pub(crate) use self::replay::{NewReplay, Started};
-pub(crate) use self::secrets::Rotation;
+pub(crate) use self::secrets::{Rotated, Rotation};
 pub use self::status::ServiceStatus;
 use self::status::StatusCache;
 use self::watch::WatchHub;

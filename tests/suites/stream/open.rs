@@ -131,6 +131,7 @@ async fn while_results_are_not_read_no_more_items_are() {
         let now = pulled.load(Ordering::Relaxed);
         let last = std::mem::replace(&mut before, now);
         async move {
+            // That nothing moves any more shows only over a while.
             tokio::time::sleep(Duration::from_millis(500)).await;
             if now > 0 && now == last { Ok(now) } else { Err(now) }
         }

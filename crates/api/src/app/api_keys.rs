@@ -11,7 +11,7 @@ use cuitty_webhooks_domain::rejection::{Rejection, Resource};
 use cuitty_webhooks_log::{ApiKeyEntry, LogError};
 
 use super::input::{PageInput, Violations};
-use super::page::{IdCursor, page_of};
+use super::page::{Cursor, page_of};
 use super::{App, observed};
 use crate::auth::Caller;
 use crate::error::AppError;
@@ -94,7 +94,7 @@ impl App {
             let mut violations = Violations::default();
             let project_id = violations.parse_some("project_id", project_id);
             let limit = page.limit(&mut violations) as usize;
-            let cursor = violations.parse_some::<IdCursor<ApiKeyId>>("cursor", &page.cursor);
+            let cursor = violations.parse_some::<Cursor<ApiKeyId>>("cursor", &page.cursor);
             violations.finish(Some(()))?;
             if let Some(project_id) = &project_id {
                 caller.require_project(project_id)?;

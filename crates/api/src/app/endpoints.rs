@@ -17,7 +17,7 @@ pub(crate) use self::update::EndpointUpdate;
 use self::update::check_fields;
 use super::input::{PageInput, Violations};
 use super::keyed::{Answer, Keyed, Terms, Turn, Work, fingerprint};
-use super::page::{IdCursor, page_of};
+use super::page::{Cursor, page_of};
 use super::secrets::{read_secret, scheme_of};
 use super::{App, observed, unknown_endpoint};
 use crate::auth::{Caller, Scope};
@@ -153,7 +153,7 @@ impl App {
             let mut violations = Violations::after(page.faults.clone());
             let project_id = violations.project(caller, project_id);
             let limit = page.limit(&mut violations) as usize;
-            let cursor = violations.parse_some::<IdCursor<EndpointId>>("cursor", &page.cursor);
+            let cursor = violations.parse_some::<Cursor<EndpointId>>("cursor", &page.cursor);
             let project_id = violations.finish(project_id)?;
             caller.require_project(&project_id)?;
             let entries = self.endpoints_of(&project_id)?;

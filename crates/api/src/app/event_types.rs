@@ -17,12 +17,13 @@ use cuitty_webhooks_domain::names::{EventType, ProjectId};
 use cuitty_webhooks_domain::rejection::{FieldViolation, Rejection, Resource};
 use cuitty_webhooks_log::{EventTypeEntry, LogError};
 
-use self::page::{EventTypeCursor, page_of};
+use self::page::page_of;
 pub(crate) use self::policy::NewEventTypePolicy;
 pub(crate) use self::update::EventTypeUpdate;
 use self::update::check_fields;
 use super::input::{PageInput, Violations};
 use super::keyed::{Answer, Keyed, Terms, Turn, Work, fingerprint};
+use super::page::Cursor;
 use super::{App, observed};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
@@ -159,7 +160,7 @@ impl App {
             let mut violations = Violations::after(page.faults.clone());
             let project_id = violations.project(caller, project_id);
             let limit = page.limit(&mut violations) as usize;
-            let cursor = violations.parse_some::<EventTypeCursor>("cursor", &page.cursor);
+            let cursor = violations.parse_some::<Cursor<EventType>>("cursor", &page.cursor);
             let project_id = violations.finish(project_id)?;
             caller.require_project(&project_id)?;
             self.endpoints_of(&project_id)?;

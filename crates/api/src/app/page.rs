@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 pub(super) fn page_of<T, I: Ord + Copy + fmt::Display>(
     mut items: Vec<T>,
     id: impl Fn(&T) -> I,
-    cursor: Option<IdCursor<I>>,
+    cursor: Option<Cursor<I>>,
     limit: usize,
 ) -> (Vec<T>, Option<String>) {
     items.sort_unstable_by_key(|item| Reverse(id(item)));
@@ -22,26 +22,26 @@ pub(super) fn page_of<T, I: Ord + Copy + fmt::Display>(
     let next = page
         .last()
         .filter(|_| more)
-        .map(|last| IdCursor(id(last)).to_string());
+        .map(|last| Cursor(id(last)).to_string());
     (page, next)
 }
 
-/// The last item of a page. As text it is opaque to clients.
+/// What names the last item of a page. As text it is opaque to clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct IdCursor<I>(I);
+pub(super) struct Cursor<I>(pub(super) I);
 
 /// A text is not a cursor that was given out here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be a cursor of an earlier page")]
 pub(super) struct InvalidCursor;
 
-impl<I: fmt::Display> fmt::Display for IdCursor<I> {
+impl<I: fmt::Display> fmt::Display for Cursor<I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&URL_SAFE_NO_PAD.encode(self.0.to_string()))
     }
 }
 
-impl<I: FromStr> FromStr for IdCursor<I> {
+impl<I: FromStr> FromStr for Cursor<I> {
     type Err = InvalidCursor;
 
     fn from_str(text: &str) -> Result<Self, InvalidCursor> {
@@ -56,6 +56,7 @@ mod tests {
     use super::*;
     use crate::testing::endpoint;
     use cuitty_webhooks_domain::ids::EndpointId;
+    use cuitty_webhooks_domain::names::EventType;
 
     fn ids(count: u64) -> Vec<EndpointId> {
         (0..count).map(|seed| endpoint(seed).id).collect()
@@ -95,10 +96,13 @@ mod tests {
 
     #[test]
     fn other_cursors_are_refused() {
-        let cursor = IdCursor(endpoint(1).id);
+        let cursor = Cursor(endpoint(1).id);
         assert_eq!(cursor.to_string().parse(), Ok(cursor));
         for text in ["x", "ep_01h455vb4pex5vsknk084sn02q", "bm90IGFuIGlk", "é"] {
-            assert_eq!(text.parse::<IdCursor<EndpointId>>(), Err(InvalidCursor), "{text}");
+            assert_eq!(text.parse::<Cursor<EndpointId>>(), Err(InvalidCursor), "{text}");
+        }
+        for text in ["x", "!", "YSBi", "////"] {
+            assert_eq!(text.parse::<Cursor<EventType>>(), Err(InvalidCursor), "{text}");
         }
     }
 }

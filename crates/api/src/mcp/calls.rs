@@ -103,10 +103,10 @@ pub(super) async fn create_endpoint(mut call: Call<'_>) -> Result<Output, AppErr
         .app
         .create_endpoint(call.caller, new, idempotency_key)
         .await?;
-    let body = CreatedBody {
-        endpoint: shown(call.app, &created.value.endpoint),
-        signing_secret: created.value.signing_secret.expose().to_string(),
-    };
+    let body = CreatedBody::new(
+        shown(call.app, &created.value.endpoint),
+        &created.value.signing_secret,
+    );
     Ok(Output::new(&body)?.replayed(created.is_replayed))
 }
 
@@ -131,14 +131,7 @@ pub(super) async fn rotate_secret(mut call: Call<'_>) -> Result<Output, AppError
     let mut rotation = rotate::read(&call.arguments.body())?;
     let id = identified(id, call.arguments.faults, &mut rotation.faults)?;
     let rotated = call.app.rotate_secret(call.caller, id, rotation, terms).await?;
-    let secret = &rotated.value;
-    let body = RotatedBody {
-        signing_secret: secret.signing_secret.expose().to_string(),
-        secret_id: secret.secret_id.to_string(),
-        public_key: secret.signing_secret.public_key().map(|key| key.to_string()),
-        previous_expires_at: secret.previous_expires_at,
-    };
-    Ok(Output::new(&body)?.replayed(rotated.is_replayed))
+    Ok(Output::new(&RotatedBody::from(&rotated.value))?.replayed(rotated.is_replayed))
 }
 
 pub(super) async fn send_test(mut call: Call<'_>) -> Result<Output, AppError> {

@@ -102,10 +102,7 @@ pub(super) async fn create_endpoint(
 ) -> Result<Reply, AppError> {
     let created = app.create_endpoint(&caller, read_new(&body)?, key).await?;
     let endpoint = &created.value.endpoint;
-    let body = CreatedBody {
-        endpoint: shown(&app, endpoint),
-        signing_secret: created.value.signing_secret.expose().to_string(),
-    };
+    let body = CreatedBody::new(shown(&app, endpoint), &created.value.signing_secret);
     Ok(Reply::new(StatusCode::CREATED, body)
         .revision(endpoint.revision)
         .location(&format!("/manage/v1/webhooks/endpoints/{}", endpoint.id))

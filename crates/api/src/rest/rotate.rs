@@ -101,15 +101,8 @@ async fn rotate(
         revisions,
     };
     let rotated = app.rotate_secret(caller, id, read(body)?, terms).await?;
-    let secret = &rotated.value;
-    let body = RotatedBody {
-        signing_secret: secret.signing_secret.expose().to_string(),
-        secret_id: secret.secret_id.to_string(),
-        public_key: secret.signing_secret.public_key().map(|key| key.to_string()),
-        previous_expires_at: secret.previous_expires_at,
-    };
-    Ok(Reply::new(StatusCode::OK, body)
-        .revision(secret.revision)
+    Ok(Reply::new(StatusCode::OK, RotatedBody::from(&rotated.value))
+        .revision(rotated.value.revision)
         .replayed(rotated.is_replayed))
 }
 

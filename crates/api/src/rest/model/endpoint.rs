@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::endpoint::{DisabledReason, Endpoint, Secret};
-use cuitty_webhooks_domain::signing::SignatureScheme;
+use cuitty_webhooks_domain::signing::{SignatureScheme, SigningSecret};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::app::EndpointHealth;
+use crate::app::{EndpointHealth, Rotated};
 
 /// An endpoint. Its secrets are told by id; their values are shown only when they are made.
 #[derive(Debug, Serialize, ToSchema)]
@@ -193,6 +193,15 @@ pub(crate) struct CreatedBody {
     pub(crate) signing_secret: String,
 }
 
+impl CreatedBody {
+    pub(crate) fn new(endpoint: EndpointBody, secret: &SigningSecret) -> Self {
+        Self {
+            endpoint,
+            signing_secret: secret.expose().to_string(),
+        }
+    }
+}
+
 /// The new secret. It is shown here and never again.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RotatedSecret)]
@@ -203,4 +212,16 @@ pub(crate) struct RotatedBody {
     /// Of an ed25519 key: what receivers verify with.
     pub(crate) public_key: Option<String>,
     pub(crate) previous_expires_at: DateTime<Utc>,
+}
+
+impl From<&Rotated> for RotatedBody {
+    fn from(rotated: &Rotated) -> Self {
+        let secret = &rotated.signing_secret;
+        Self {
+            signing_secret: secret.expose().to_string(),
+            secret_id: rotated.secret_id.to_string(),
+            public_key: secret.public_key().map(|key| key.to_string()),
+            previous_expires_at: rotated.previous_expires_at,
+        }
+    }
 }

@@ -253,6 +253,35 @@ async fn where_a_reply_is_wanted_a_stream_or_a_subscriber_has_to_answer() {
 }
 
 #[tokio::test]
+async fn a_notification_whose_outcome_died_with_its_dispatcher_is_published_again() {
+    let mut app = TestApp::builder()
+        .processes(["api,projector", "dispatcher"])
+        .start()
+        .await;
+    let client = client(&app).await;
+    let mut subscriber = subscribe(&client, "asked").await;
+    let asked = endpoint(&app, "asked?reply").await.endpoint.unwrap();
+    let delivery = send(&app, &asked, "order.paid", &json!({})).await;
+
+    // Published, and as nobody has replied, not recorded.
+    let first = next(&mut subscriber).await;
+    app.roles[1].kill9();
+    app.roles[1].start_again();
+    let second = next(&mut subscriber).await;
+    client
+        .publish(second.reply.unwrap(), "thanks".into())
+        .await
+        .unwrap();
+
+    let [first, second] = [first.headers.unwrap(), second.headers.unwrap()];
+    for name in ["webhook-id", "x-cuitty-delivery-id", "x-cuitty-attempt"] {
+        assert_eq!(header(&first, name), header(&second, name), "{name}");
+    }
+    let detail = verified(&app, &delivery).await;
+    assert_eq!(outcome(&detail), ("DELIVERED", "", vec![("", "")]));
+}
+
+#[tokio::test]
 async fn an_endpoint_has_subjects_of_its_own_project_only() {
     let app = TestApp::builder()
         .set("dispatcher.nats_prefix", "out.v1")

@@ -18,10 +18,10 @@ use tonic::Status;
 use crate::eventually::eventually;
 use crate::grpc::{Authorized, authorized_lazily};
 use crate::local::LocalRoles;
-use crate::nats::NatsServer;
+use crate::nats::{NatsServer, OPERATOR, inbox_of};
 use crate::postgres::PostgresCluster;
 use crate::rest::RestClient;
-use crate::roles::{ADMIN_KEY, RoleProcess, Settings};
+use crate::roles::{ADMIN_KEY, RoleProcess, Settings, command};
 use cuitty_webhooks_server::roles::Role;
 
 /// The project that tests work in.
@@ -61,6 +61,8 @@ pub struct Builder {
     /// None: all roles in this process.
     processes: Vec<String>,
     settings: Vec<(String, String)>,
+    /// With a user of nats-server for each process.
+    accounts: bool,
 }
 
 impl Builder {
@@ -85,6 +87,14 @@ impl Builder {
         self
     }
 
+    /// With the deployment's accounts on nats-server, streams made by the operator, and each process logged in as the user of
+    /// its role.
+    #[must_use]
+    pub fn accounts(mut self) -> Self {
+        self.accounts = true;
+        self
+    }
+
     /// With this value of `section.key`.
     #[must_use]
     pub fn set(mut self, key: &str, value: impl std::fmt::Display) -> Self {
@@ -100,7 +110,11 @@ impl Builder {
             (None, Backend::Sqlite) => format!("sqlite:{}", dir.path().join("history.db").display()),
             (None, Backend::Postgres) => PostgresCluster::shared().await.database().await,
         };
-        let nats = NatsServer::start().await;
+        let nats = if self.accounts {
+            NatsServer::start_with_accounts().await
+        } else {
+            NatsServer::start().await
+        };
         let settings = Settings::new(&nats.url(), &history_url);
         let settings = self
             .settings
@@ -113,8 +127,19 @@ impl Builder {
         let roles: Vec<_> = self
             .processes
             .iter()
-            .map(|roles| RoleProcess::spawn(roles, &settings))
+            .map(|roles| {
+                if self.accounts {
+                    RoleProcess::spawn(roles, &logged_in(&settings, &nats, &format!("webhooks-{roles}")))
+                } else {
+                    RoleProcess::spawn(roles, &settings)
+                }
+            })
             .collect();
+        if self.accounts {
+            let operator = logged_in(&settings, &nats, OPERATOR);
+            let made = command(&["topology", "apply"], &operator);
+            assert!(made.status.success(), "{made:?}");
+        }
         for process in &roles {
             if self.history_url.is_some() {
                 process.ready_without_history().await;
@@ -145,6 +170,7 @@ impl TestApp {
             history_url: None,
             processes: Vec::new(),
             settings: Vec::new(),
+            accounts: false,
         }
     }
 
@@ -323,6 +349,15 @@ impl TestApp {
         };
         Ok(self.deliveries().get_delivery(request).await?.into_inner())
     }
+}
+
+/// The settings of a process that logs in as `user`, whose name is its password.
+pub fn logged_in(settings: &Settings, nats: &NatsServer, user: &str) -> Settings {
+    settings
+        .clone()
+        .set("log.url", nats.url_of(user))
+        .set("log.inbox_prefix", inbox_of(user))
+        .set("log.manage_topology", false)
 }
 
 /// An event of [`PROJECT`].

@@ -40,6 +40,7 @@ pub mod local;
 pub mod log;
 pub mod mcp;
 pub mod nats;
+pub mod nats_cluster;
 pub mod ports;
 pub mod postgres;
 pub mod process;

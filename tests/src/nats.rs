@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::certificates::{Authority, Certified};
 use crate::eventually::eventually;
 use crate::ports::free_port;
 use crate::process::Process;
@@ -20,9 +21,25 @@ pub struct NatsServer {
     process: Process,
     port: u16,
     login: Login,
+    /// What its configuration takes from the environment.
+    environment: Vec<(String, String)>,
+    /// The authority of its certificate, if it has one, and what a client shows it.
+    tls: Option<(PathBuf, Certified)>,
     dir: TempDir,
 }
 
+/// The users of the deployment's `accounts.conf`, and where each one's password comes from.
+const USERS: [(&str, &str); 7] = [
+    ("sys", "WEBHOOKS_SYS_PASSWORD"),
+    ("webhooks-api", "WEBHOOKS_API_PASSWORD"),
+    ("webhooks-ingest", "WEBHOOKS_INGEST_PASSWORD"),
+    ("webhooks-dispatcher", "WEBHOOKS_DISPATCHER_PASSWORD"),
+    ("webhooks-projector", "WEBHOOKS_PROJECTOR_PASSWORD"),
+    ("webhooks-operator", "WEBHOOKS_OPERATOR_PASSWORD"),
+    ("module-budgets", "MODULE_BUDGETS_PASSWORD"),
+];
+/// The user of `accounts.conf` that may do everything.
+pub const OPERATOR: &str = "webhooks-operator";
 /// Name of the configuration's file, if there is one.
 const CONFIG: &str = "nats.conf";
 const MUTE: &str = r#"authorization { users: [
@@ -52,17 +69,52 @@ impl NatsServer {
         Self::start_in(dir, Some(["all".into(), "all".into()])).await
     }
 
+    /// Starts one with the deployment's accounts, whose users' names are their passwords, and waits until it answers.
+    pub async fn start_with_accounts() -> Self {
+        let dir = tempfile::tempdir().expect("make a directory");
+        include_accounts(dir.path());
+        let environment = USERS.map(|(user, variable)| (variable.to_owned(), user.to_owned()));
+        let login = Some([OPERATOR.into(), OPERATOR.into()]);
+        Self::start_as(dir, login, environment.into(), None).await
+    }
+
+    /// Starts one that speaks TLS with this certificate and takes only clients that show one of `authority`; `client` is
+    /// such a one. Waits until it answers.
+    pub async fn start_with_tls(authority: &Authority, server: &Certified, client: &Certified) -> Self {
+        let dir = tempfile::tempdir().expect("make a directory");
+        let config = format!(
+            "tls {{ cert_file: \"{}\", key_file: \"{}\", ca_file: \"{}\", verify: true }}",
+            server.cert.display(),
+            server.key.display(),
+            authority.cert().display()
+        );
+        std::fs::write(dir.path().join(CONFIG), config).expect("write the configuration");
+        let tls = Some((authority.cert(), client.clone()));
+        Self::start_as(dir, None, Vec::new(), tls).await
+    }
+
     async fn start_with(login: Login) -> Self {
         Self::start_in(tempfile::tempdir().expect("make a directory"), login).await
     }
 
     async fn start_in(dir: TempDir, login: Login) -> Self {
+        Self::start_as(dir, login, Vec::new(), None).await
+    }
+
+    async fn start_as(
+        dir: TempDir,
+        login: Login,
+        environment: Vec<(String, String)>,
+        tls: Option<(PathBuf, Certified)>,
+    ) -> Self {
         let port = free_port();
-        let process = spawn(port, dir.path(), &login);
+        let process = spawn(port, dir.path(), &login, &environment);
         let server = Self {
             process,
             port,
             login,
+            environment,
+            tls,
             dir,
         };
         server.answers().await;
@@ -77,6 +129,11 @@ impl NatsServer {
     /// Where `user`, whose name is its password, connects to.
     pub fn url_of(&self, user: &str) -> String {
         format!("nats://{user}:{user}@127.0.0.1:{}", self.port)
+    }
+
+    /// What it has logged.
+    pub fn output(&self) -> String {
+        self.process.output()
     }
 
     /// The process id, which changes with [`Self::restart`].
@@ -107,15 +164,23 @@ impl NatsServer {
     /// Starts it again, stopping it first if it runs, on the same port and store.
     pub async fn restart(&mut self) {
         self.process.stop().await;
-        self.process = spawn(self.port, self.dir.path(), &self.login);
+        self.process = spawn(self.port, self.dir.path(), &self.login, &self.environment);
         self.answers().await;
     }
 
     async fn answers(&self) {
         eventually("nats-server answers", || async {
             let options = match self.login.clone() {
-                Some([user, password]) => ConnectOptions::with_user_and_password(user, password),
+                Some([user, password]) => ConnectOptions::with_user_and_password(user.clone(), password)
+                    .custom_inbox_prefix(inbox_of(&user)),
                 None => ConnectOptions::new(),
+            };
+            let options = match &self.tls {
+                Some((authority, client)) => options
+                    .add_root_certificates(authority.clone())
+                    .add_client_certificate(client.cert.clone(), client.key.clone())
+                    .require_tls(true),
+                None => options,
             };
             let client = options
                 .connect(self.url())
@@ -133,9 +198,22 @@ impl NatsServer {
     }
 }
 
-fn spawn(port: u16, dir: &Path, login: &Login) -> Process {
+/// What a user's answers arrive under, and nobody else's.
+pub fn inbox_of(user: &str) -> String {
+    format!("_INBOX.{user}")
+}
+
+/// Writes a configuration into `dir` that includes the deployment's accounts.
+fn include_accounts(dir: &Path) {
+    let accounts = crate::workspace().join("deploy/k8s/base/nats/accounts.conf");
+    std::fs::copy(accounts, dir.join("accounts.conf")).expect("copy the accounts");
+    std::fs::write(dir.join(CONFIG), "include \"accounts.conf\"\n").expect("write the configuration");
+}
+
+fn spawn(port: u16, dir: &Path, login: &Login, environment: &[(String, String)]) -> Process {
     let mut command = Command::new(binary());
     command
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .args(["--addr", "127.0.0.1", "--jetstream", "--port", &port.to_string()])
         .arg("--store_dir")
         .arg(dir.join("store"));

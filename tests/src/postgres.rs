@@ -13,12 +13,16 @@ use sqlx::{Connection, Executor, PgConnection};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
+use crate::certificates::Certified;
 use crate::eventually::eventually;
 use crate::ports::free_port;
 use crate::process::{Process, reaper};
 
 /// Connections that one cluster takes; every test's pool draws from them.
 const MAX_CONNECTIONS: u32 = 400;
+/// Names of the files of its certificate and key, if it has one.
+const CERT: &str = "server.pem";
+const KEY: &str = "server.key";
 
 /// A PostgreSQL cluster in a directory of its own, reached by TCP as user `postgres` without a password.
 #[derive(Debug)]
@@ -49,6 +53,15 @@ impl PostgresCluster {
 
     /// Starts one: stopped on drop, its directory removed.
     pub async fn start(durability: Durability) -> Self {
+        Self::start_certified(durability, None).await
+    }
+
+    /// Starts one that speaks TLS, with this certificate, to whoever wants that.
+    pub async fn start_with_tls(durability: Durability, server: &Certified) -> Self {
+        Self::start_certified(durability, Some(server)).await
+    }
+
+    async fn start_certified(durability: Durability, server: Option<&Certified>) -> Self {
         let temp = tempfile::Builder::new()
             .prefix("postgres-")
             .tempdir()
@@ -79,6 +92,17 @@ impl PostgresCluster {
             String::from_utf8_lossy(&initdb.stderr)
         );
 
+        if let Some(Certified { cert, key }) = server {
+            for (from, name) in [(cert, CERT), (key, KEY)] {
+                let to = dir.join(name);
+                std::fs::copy(from, &to).expect("copy the certificate");
+                // The server takes no key that others may read.
+                std::fs::set_permissions(&to, PermissionsExt::from_mode(0o600)).expect("close the key");
+                if let Some(user) = &owner {
+                    chown(&to, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("own the key");
+                }
+            }
+        }
         let port = free_port();
         let cluster = Self {
             process: serve(dir, port, durability),
@@ -142,6 +166,12 @@ fn serve(dir: &Path, port: u16, durability: Durability) -> Process {
         .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1"])
         .args(["-c", &format!("max_connections={MAX_CONNECTIONS}")])
         .args(["-c", &format!("unix_socket_directories={}", dir.display())]);
+    if dir.join(CERT).exists() {
+        server
+            .args(["-c", "ssl=on"])
+            .args(["-c", &format!("ssl_cert_file={}", dir.join(CERT).display())])
+            .args(["-c", &format!("ssl_key_file={}", dir.join(KEY).display())]);
+    }
     if durability == Durability::None {
         server.args([
             "-c",

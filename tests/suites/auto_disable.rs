@@ -151,6 +151,41 @@ async fn one_that_is_enabled_again_gets_as_long_as_before() {
     assert!(lasted >= TimeDelta::from_std(DISABLE_AFTER).unwrap(), "{lasted}");
 }
 
+/// Only the projector disables endpoints. While there is none, one that is gone is left alone, and nothing is forgotten.
+#[tokio::test]
+async fn one_that_is_gone_is_left_alone_until_a_projector_is_back_and_disables_it() {
+    let mut app = app().await;
+    let receiver = Receiver::start();
+    receiver.script("/gone", [Reply::status(410)]);
+    let endpoint = endpoint(&app, &receiver, "/gone").await;
+    app.roles[1].kill9();
+    let first = deliver_to(&app, &endpoint).await;
+    receiver.received("/gone", 1).await;
+    let dispatcher = &app.roles[0];
+    eventually("the answer is recorded", || async {
+        let output = dispatcher.output();
+        if output.contains("delivery failed") {
+            Ok(())
+        } else {
+            Err(output)
+        }
+    })
+    .await;
+    let second = deliver_to(&app, &endpoint).await;
+    let after = get(&app, &endpoint.id).await;
+    assert_eq!((after.active, after.revision), (true, 1));
+
+    app.roles[1].start_again();
+    let after = disabled(&app, &endpoint.id).await;
+    assert_eq!((&*after.disabled_reason, after.revision), ("gone", 2));
+    let reasons = [app.ended(&first).await, app.ended(&second).await];
+    let reasons = reasons.each_ref().map(|detail| &*summary(detail).failure_reason);
+    assert_eq!(reasons, ["gone", "endpoint_disabled"]);
+    assert_eq!(receiver.count("/gone"), 1);
+    let disabled = app.roles[1].metric("webhooks_disabled_endpoints_total").await;
+    assert_eq!(disabled as u64, 1);
+}
+
 #[tokio::test]
 async fn since_when_an_endpoint_fails_is_folded_and_verified() {
     let app = app().await;

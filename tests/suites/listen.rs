@@ -21,14 +21,14 @@ use tempfile::TempDir;
 use tonic::Request;
 
 /// A running `listen --json`.
-struct Listen {
+pub(super) struct Listen {
     process: Process,
     _dir: TempDir,
 }
 
 impl Listen {
     /// Starts it, and waits until it listens.
-    async fn start(app: &TestApp, more: &[&str]) -> (Self, Value) {
+    pub(super) async fn start(app: &TestApp, more: &[&str]) -> (Self, Value) {
         let dir = tempfile::tempdir().unwrap();
         let arguments = [&["listen", "--project", PROJECT, "--json"], more].concat();
         let command = command(app.url(), ADMIN_KEY, &arguments);
@@ -41,7 +41,7 @@ impl Listen {
     }
 
     /// What it has printed, once there are so many lines.
-    async fn lines(&self, count: usize) -> Vec<Value> {
+    pub(super) async fn lines(&self, count: usize) -> Vec<Value> {
         eventually(&format!("{count} lines"), || async {
             let output = self.process.output();
             let whole = output

@@ -1,6 +1,5 @@
 //! What one work item goes through: from the log, to its endpoint, to the log.
 
-mod disable;
 mod past;
 mod record;
 
@@ -14,6 +13,7 @@ use cuitty_webhooks_domain::attempt::Attempt;
 use cuitty_webhooks_domain::delivery::{
     Concluded, Conclusion, DeliveryEvent, DeliveryRef, FailureReason, Requested, Verdict, conclude,
 };
+use cuitty_webhooks_domain::endpoint::Endpoint;
 use cuitty_webhooks_domain::ids::DeliveryId;
 use cuitty_webhooks_domain::retry::pressure;
 use cuitty_webhooks_log::directory::Directory;
@@ -258,9 +258,12 @@ impl Engine {
         };
         let ordered = endpoint.settings.ordered;
         let Stored { outcome, has_ended } = self.record(&concluded, key.number, !ordered).await?;
-        if disables {
-            self.disable_gone(endpoint).await;
-        }
+        // An answer to what the endpoint was is none to what it is now.
+        let sign = if disables && self.is_unchanged(endpoint) {
+            Sign::Gone
+        } else {
+            sign
+        };
         Ok(match conclusion {
             Conclusion::Retry { next_attempt_at } if ordered && !has_ended => Ended::Blocked {
                 outcome,
@@ -269,6 +272,12 @@ impl Engine {
             },
             _ => Ended::Recorded { outcome, sign },
         })
+    }
+
+    /// Whether the endpoint still is what was called, as far as is known here.
+    fn is_unchanged(&self, called: &Endpoint) -> bool {
+        let entry = self.directory.get(called.id);
+        entry.is_some_and(|entry| entry.endpoint.revision == called.revision)
     }
 
     /// What an attempt means for a delivery that may have been cancelled meanwhile: it is not retried then.

@@ -38,8 +38,6 @@ pub mod names {
     pub const UNREADABLE: &str = "webhooks_unreadable_deliveries_total";
     /// Attempts whose outcome the log refused for good; their deliveries are attempted again.
     pub const UNRECORDED: &str = "webhooks_unrecorded_attempts_total";
-    /// Endpoints disabled because their answers asked for it.
-    pub const DISABLED: &str = "webhooks_disabled_endpoints_total";
 }
 
 /// Describes every metric of this crate to the installed recorder.
@@ -105,11 +103,6 @@ pub fn describe() {
         Unit::Count,
         "Attempts whose outcome the log refused for good"
     );
-    describe_counter!(
-        names::DISABLED,
-        Unit::Count,
-        "Endpoints disabled because their answers asked for it"
-    );
 }
 
 /// Why a work item is given back.
@@ -146,7 +139,6 @@ pub(crate) struct Metrics {
     pub(crate) duplicates: Counter,
     pub(crate) unreadable: Counter,
     pub(crate) unrecorded: Counter,
-    pub(crate) disabled: Counter,
 }
 
 impl Metrics {
@@ -171,7 +163,6 @@ impl Metrics {
             duplicates: counter!(names::DUPLICATES),
             unreadable: counter!(names::UNREADABLE),
             unrecorded: counter!(names::UNRECORDED),
-            disabled: counter!(names::DISABLED),
         }
     }
 

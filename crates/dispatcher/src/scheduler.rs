@@ -208,7 +208,7 @@ impl<W> Scheduler<W> {
                 if let Some(lane) = self.lanes.get_mut(&endpoint_id) {
                     lane.configure(settings, now);
                     if probe {
-                        lane.breaker.hurry(now);
+                        lane.changed(now);
                     }
                     self.look_at(endpoint_id, now);
                 }

@@ -159,6 +159,21 @@ pub struct Concluded {
     pub at: DateTime<Utc>,
 }
 
+impl Concluded {
+    /// Whether the endpoint asked to be disabled as [gone](crate::endpoint::DisabledReason::Gone) by this answer, whatever
+    /// became of the delivery. What is stored tells as much as [`Verdict::disables`] did.
+    pub fn asks_to_disable(&self) -> bool {
+        match self.conclusion {
+            Conclusion::Failed { reason } => reason == FailureReason::Gone,
+            Conclusion::Succeeded => self
+                .attempt
+                .as_ref()
+                .is_some_and(|attempt| asks(attempt, DISABLE)),
+            Conclusion::Retry { .. } => false,
+        }
+    }
+}
+
 /// What an ended attempt means for its delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Conclusion {

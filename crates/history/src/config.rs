@@ -30,6 +30,41 @@ impl Default for StoreConfig {
     }
 }
 
+impl StoreConfig {
+    /// Which files that the URL names cannot be read: each the end of a sentence that shows nothing else of the URL. A path
+    /// with percent-encoded characters is left to the connection.
+    pub fn file_problems(&self) -> Vec<String> {
+        let parameters = match self.url.split_once('?') {
+            Some((url, parameters)) if url.starts_with("postgres") => parameters,
+            _ => return Vec::new(),
+        };
+        parameters
+            .split('&')
+            .filter_map(|parameter| parameter.split_once('='))
+            .filter(|(name, path)| {
+                matches!(*name, "sslrootcert" | "sslcert" | "sslkey") && !path.contains('%')
+            })
+            .filter_map(|(name, path)| {
+                let pem = std::fs::read_to_string(path);
+                let error = match pem {
+                    Ok(pem) if pem.contains("-----BEGIN ") => return None,
+                    Ok(_) => "it holds no PEM".to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                Some(format!(
+                    "names a file in {name} that cannot be used: {path}: {error}"
+                ))
+            })
+            .collect()
+    }
+
+    /// Whether a connection is refused unless the server shows a certificate for its name from a known authority. Nothing that
+    /// needs it is said of SQLite.
+    pub fn is_verified(&self) -> bool {
+        !self.url.starts_with("postgres") || self.url.contains("sslmode=verify-full")
+    }
+}
+
 impl fmt::Debug for StoreConfig {
     /// Leaves out what follows the URL's scheme, which may hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

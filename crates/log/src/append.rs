@@ -327,7 +327,7 @@ impl Log {
                     acknowledged = timeout_at(deadline, ack) => match acknowledged {
                         Ok(Ok(ack)) => break ack,
                         Ok(Err(error)) => (LogError::publish(&error, &subject, message.expected), pauses.next()),
-                        Err(_) => return Err(LogError::Unavailable("no acknowledgement in time".into())),
+                        Err(_) => return Err(self.why_unanswered(&subject, "no acknowledgement in time")),
                     },
                     Ok(()) = connects.changed() => {
                         let why = "the connection was made anew before the acknowledgement came";

@@ -20,6 +20,18 @@ pub struct LogConfig {
     pub name: String,
     /// Credentials file (`.creds`: user JWT and key).
     pub credentials_file: Option<PathBuf>,
+    /// PEM: the authorities that nats-server's certificate must be from; those of the system without it. Demands TLS.
+    pub ca_file: Option<PathBuf>,
+    /// PEM: the certificate that is shown to nats-server, then those between it and its authority. Demands TLS.
+    pub cert_file: Option<PathBuf>,
+    /// PEM: its private key.
+    pub key_file: Option<PathBuf>,
+    /// Refuse a connection that is not encrypted. An address of scheme `tls` does so, too.
+    pub tls_required: bool,
+    /// What the subjects of answers begin with: a user that may subscribe to nothing else reads nobody's answers but its own.
+    pub inbox_prefix: String,
+    /// Make and change streams at the start; if not, wait until somebody has made them.
+    pub manage_topology: bool,
     /// How long a start waits for the first connection. Later ones are tried for ever.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
@@ -60,6 +72,12 @@ impl Default for LogConfig {
             url: "nats://127.0.0.1:4222".into(),
             name: "cuitty-webhooks".into(),
             credentials_file: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            tls_required: false,
+            inbox_prefix: "_INBOX".into(),
+            manage_topology: true,
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(10),
             max_append_bytes: 32 << 20,

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU16;
 use std::time::Duration;
 
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use percent_encoding::percent_decode_str;
 use tokio::sync::watch;
@@ -14,10 +14,11 @@ use tracing::{debug, info, warn};
 
 use crate::append::Budget;
 use crate::config::LogConfig;
+use crate::denial::Denials;
 use crate::error::LogError;
 use crate::metrics::names;
 use crate::work::Floor;
-use crate::{Inner, Log};
+use crate::{Inner, Log, tls};
 
 /// The lowest version that fires every timer after it was killed.
 const REQUIRED_VERSION: &str = "2.14.0";
@@ -42,8 +43,8 @@ impl Log {
         let servers = parse_servers(&config.url)?;
         let deadline = Instant::now() + config.connect_timeout;
         let (connected, mut connects) = watch::channel(0u64);
-        let connected = Arc::new(connected);
-        let client = until(deadline, || connect(&config, &servers, &connected)).await?;
+        let (connected, denials) = (Arc::new(connected), Arc::new(Denials::default()));
+        let client = until(deadline, || connect(&config, &servers, &connected, &denials)).await?;
         check_version(&client)?;
         let jetstream = ContextBuilder::new()
             .timeout(config.request_timeout)
@@ -65,6 +66,7 @@ impl Log {
                 client,
                 jetstream,
                 connects,
+                denials,
                 budget,
                 partitions,
                 floors,
@@ -115,19 +117,35 @@ async fn until<T, F: Future<Output = Result<T, LogError>>>(
     }
 }
 
+/// A connection to the server at this place in `log.url` and to no other, tried once.
+pub(crate) async fn connect_to(config: &LogConfig, index: usize) -> Result<Client, LogError> {
+    let servers = parse_servers(&config.url)?;
+    let (connected, denials) = (Arc::new(watch::channel(0).0), Arc::new(Denials::default()));
+    let options = options(config, &servers, &connected, &denials)
+        .await?
+        .ignore_discovered_servers();
+    let server = &servers[index..=index];
+    dial(options, server).await
+}
+
 async fn connect(
     config: &LogConfig,
     servers: &[ServerAddr],
     connected: &Arc<watch::Sender<u64>>,
+    denials: &Arc<Denials>,
 ) -> Result<Client, LogError> {
+    let options = options(config, servers, connected, denials).await?;
+    dial(options, servers).await
+}
+
+async fn dial(options: ConnectOptions, servers: &[ServerAddr]) -> Result<Client, LogError> {
     let addresses = || {
         servers
             .iter()
             .map(|server| format!("{}:{}", server.host(), server.port()))
             .collect::<Vec<_>>()
     };
-    options(config, servers, connected)
-        .await?
+    options
         .connect(servers)
         .await
         .map_err(|error| match error.kind() {
@@ -138,10 +156,12 @@ async fn connect(
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                 LogError::Unauthorized(error.to_string())
             }
-            _ => LogError::Unavailable(format!(
-                "cannot connect to {} (log.url): {error}",
-                addresses().join(", ")
-            )),
+            _ => tls::refused(&error).unwrap_or_else(|| {
+                LogError::Unavailable(format!(
+                    "cannot connect to {} (log.url): {error}",
+                    addresses().join(", ")
+                ))
+            }),
         })
 }
 
@@ -179,19 +199,22 @@ async fn options(
     config: &LogConfig,
     servers: &[ServerAddr],
     connected: &Arc<watch::Sender<u64>>,
+    denials: &Arc<Denials>,
 ) -> Result<ConnectOptions, LogError> {
-    let connected = connected.clone();
+    let (connected, denials) = (connected.clone(), denials.clone());
     let options = ConnectOptions::new()
         .name(&config.name)
         .connection_timeout(config.connect_timeout.min(ATTEMPT_TIMEOUT))
         .request_timeout(Some(config.request_timeout))
+        .custom_inbox_prefix(&config.inbox_prefix)
         .ping_interval(PING_INTERVAL)
         .client_capacity(SENDER_CAPACITY)
         .reconnect_delay_callback(retry_delay)
         .event_callback(move |event| {
-            let connected = connected.clone();
-            async move { on_event(&event, &connected) }
+            let (connected, denials) = (connected.clone(), denials.clone());
+            async move { on_event(&event, &connected, &denials) }
         });
+    let options = tls::with_tls(options, config)?;
     match &config.credentials_file {
         None => Ok(with_login(options, servers)),
         Some(path) => options
@@ -230,7 +253,7 @@ pub(crate) fn retry_delay(attempt: usize) -> Duration {
     }
 }
 
-fn on_event(event: &Event, connected: &watch::Sender<u64>) {
+fn on_event(event: &Event, connected: &watch::Sender<u64>, denials: &Denials) {
     match event {
         Event::Connected => {
             connected.send_modify(|connects| *connects += 1);
@@ -241,6 +264,7 @@ fn on_event(event: &Event, connected: &watch::Sender<u64>) {
         Event::ClientError(error) => debug!(%error, "cannot connect to the log yet"),
         Event::SlowConsumer(_) => warn!("the log's client dropped messages that were not read in time"),
         Event::LameDuckMode => info!("nats-server is about to stop"),
+        Event::ServerError(ServerError::Other(text)) if denials.heed(text) => {}
         Event::ServerError(error) => warn!(%error, "nats-server reported an error"),
         Event::Draining | Event::Closed => debug!(%event, "connection to the log ends"),
     }

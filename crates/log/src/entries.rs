@@ -13,7 +13,7 @@ pub(crate) const KV_OPERATION: &str = "KV-Operation";
 /// Deletes a key and what was stored under it before.
 const PURGE: &str = "PURGE";
 /// Replaces what is stored under the same subject.
-const ROLLUP_SUBJECT: &str = "sub";
+pub(crate) const ROLLUP_SUBJECT: &str = "sub";
 
 impl Log {
     /// Sets the entry under this subject and returns its revision. With `expected`, only when that is the revision of what

@@ -24,7 +24,7 @@ pub enum LogError {
     /// The log has no room for new messages. Nothing was appended.
     #[error("log is full: {0}")]
     Full(String),
-    /// `log.url` or `log.credentials_file` cannot be used.
+    /// A setting of the connection cannot be used, such as `log.url` or `log.ca_file`.
     #[error("{setting} {message}")]
     Config {
         /// The setting at fault.
@@ -162,7 +162,7 @@ pub(crate) fn jetstream_error(error: &(dyn Error + 'static)) -> Option<jetstream
 }
 
 /// An error and its causes in one line. A cause that its effect already tells is left out.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -20,7 +20,7 @@ use crate::subjects::{INGEST_PREFIX, ingest_rejected};
 use crate::topology::INGEST_STREAM;
 
 /// The durable consumer that all ingest processes pull from.
-const DURABLE: &str = "ingest";
+pub(crate) const DURABLE: &str = "ingest";
 /// Messages that are pulled ahead. Not bounded in bytes: a single message that is larger would never be delivered, and stop all
 /// others.
 const BATCH: usize = 64;
@@ -200,7 +200,26 @@ impl IngestStream {
     }
 }
 
+impl Log {
+    /// Makes the durable consumer with `apply` if it is missing: its name if it was. How it is configured is seen to by whoever
+    /// attaches.
+    pub(crate) async fn visit_ingest_durable(&self, apply: bool) -> Result<Option<&'static str>, LogError> {
+        if self.consumer_of(INGEST_STREAM, DURABLE).await?.is_some() {
+            return Ok(None);
+        }
+        if apply {
+            make_durable(self).await?;
+        }
+        Ok(Some(DURABLE))
+    }
+}
+
 async fn attach(log: Log) -> Result<pull::Stream, LogError> {
+    consume::pull(&make_durable(&log).await?, BATCH, 0).await
+}
+
+/// The durable consumer, configured as it must be.
+async fn make_durable(log: &Log) -> Result<PullConsumer, LogError> {
     let config = pull::Config {
         durable_name: Some(DURABLE.into()),
         ack_policy: AckPolicy::Explicit,
@@ -208,15 +227,13 @@ async fn attach(log: Log) -> Result<pull::Stream, LogError> {
         max_ack_pending: log.config().max_ack_pending,
         ..pull::Config::default()
     };
-    let consumer: PullConsumer = log
-        .jetstream()
+    log.jetstream()
         .create_consumer_on_stream(config, INGEST_STREAM)
         .await
         .map_err(|error| match error.kind() {
             ConsumerErrorKind::JetStream(cause) => LogError::from_jetstream(&cause),
             _ => LogError::unavailable(error),
-        })?;
-    consume::pull(&consumer, BATCH, 0).await
+        })
 }
 
 fn published(log: &Log, message: jetstream::Message) -> Result<Published, LogError> {

@@ -17,6 +17,7 @@ pub mod codec;
 mod config;
 mod connect;
 mod consume;
+mod denial;
 pub mod directory;
 mod entries;
 mod error;
@@ -38,6 +39,7 @@ mod read;
 mod replays;
 pub mod subjects;
 mod timer;
+mod tls;
 pub mod topology;
 mod work;
 
@@ -63,6 +65,7 @@ pub use crate::backlog::WorkRead;
 pub use crate::cancellations::Cancellations;
 pub use crate::codec::CodecError;
 pub use crate::config::LogConfig;
+use crate::denial::Denials;
 pub use crate::error::LogError;
 pub use crate::event_types::{EventTypeEntry, EventTypes, ProjectEntry};
 pub use crate::idempotency::{Claim, Idempotency, Intent, Record};
@@ -75,6 +78,7 @@ pub use crate::outcomes::{LastOutcome, Outcomes};
 pub use crate::progress::{Progress, ProgressRead};
 pub use crate::read::{EventBody, EventReader, StoredEvent};
 pub use crate::replays::{ReplayEntry, Replays};
+pub use crate::tls::Problem;
 pub use crate::topology::{StreamState, StreamStatus, Topology};
 use crate::work::Floor;
 pub use crate::work::{Acker, WorkEvent, WorkItem, WorkStream};
@@ -91,6 +95,8 @@ struct Inner {
     jetstream: jetstream::Context,
     /// Counts the connections that were made, so that whoever waits for an answer knows when it is lost.
     connects: watch::Receiver<u64>,
+    /// What nats-server does not let this process do.
+    denials: Arc<Denials>,
     budget: Budget,
     /// As the stream's metadata say; 0 until they were read.
     partitions: AtomicU16,
@@ -147,6 +153,11 @@ impl Log {
     /// Counts the connections made; changes when answers to what was sent before are lost.
     pub(crate) fn connects(&self) -> watch::Receiver<u64> {
         self.inner.connects.clone()
+    }
+
+    /// Why there is no answer to what was published on `subject`, which may be that it was not allowed.
+    pub(crate) fn why_unanswered(&self, subject: &str, otherwise: &str) -> LogError {
+        LogError::Unavailable(self.inner.denials.why(subject, otherwise))
     }
 
     /// The bytes that may be on their way into the log.

@@ -19,6 +19,8 @@ pub mod names {
     pub const REATTACHED: &str = "webhooks_log_reattached_total";
     /// Stored messages that could not be read.
     pub const UNREADABLE: &str = "webhooks_log_unreadable_total";
+    /// What nats-server did not let this process do, by `operation`: `publish` or `subscribe`.
+    pub const DENIED: &str = "webhooks_log_denied_total";
     /// Endpoints in the directory, deleted ones too.
     pub const DIRECTORY_ENDPOINTS: &str = "webhooks_directory_endpoints";
     /// Partitions that this process holds.
@@ -61,6 +63,11 @@ pub fn describe() {
         names::UNREADABLE,
         Unit::Count,
         "Stored messages that could not be read"
+    );
+    metrics::describe_counter!(
+        names::DENIED,
+        Unit::Count,
+        "What nats-server did not let this process do, by operation"
     );
     metrics::describe_gauge!(
         names::DIRECTORY_ENDPOINTS,

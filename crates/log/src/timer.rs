@@ -1,20 +1,27 @@
 //! Retry timers: messages that nats-server stores and publishes when their time has come.
 
-use async_nats::header::{NATS_SCHEDULE, NATS_SCHEDULE_TARGET};
+use std::collections::HashMap;
+
+use async_nats::header::{NATS_MESSAGE_TTL, NATS_ROLLUP, NATS_SCHEDULE, NATS_SCHEDULE_TARGET};
 use async_nats::jetstream::ErrorCode;
+use bytes::Bytes;
 use chrono::SecondsFormat;
 use cuitty_webhooks_domain::delivery::Due;
 use cuitty_webhooks_domain::ids::DeliveryId;
-use serde::de::IgnoredAny;
+use serde::Deserialize;
 use serde_json::json;
 use tracing::instrument;
 
 use crate::Log;
 use crate::append::Outgoing;
 use crate::codec;
+use crate::entries::ROLLUP_SUBJECT;
 use crate::error::LogError;
 use crate::subjects::{Subject, partition_of, timers_of};
 use crate::topology::STREAM;
+
+/// How long what takes the place of a cancelled timer stays.
+const SILENCED: &str = "1s";
 
 impl Log {
     /// Has `due` arrive as work at its time; resolves when nats-server has stored it. An attempt has one timer: arming
@@ -55,7 +62,7 @@ impl Log {
             delivery_id,
             attempt: Some(attempt),
         };
-        self.purge(&subject.to_string()).await
+        self.silence(subject).await
     }
 
     /// Removes every timer of a delivery that still waits. An attempt that is under way may arm another one.
@@ -65,8 +72,14 @@ impl Log {
             delivery_id,
             attempt: None,
         };
-        self.purge(&timers_of(delivery_id)).await?;
-        self.purge(&unnumbered.to_string()).await
+        for filter in [timers_of(delivery_id), unnumbered.to_string()] {
+            for subject in self.waiting_timers(&filter).await? {
+                if let Ok(subject @ Subject::Timer { .. }) = subject.parse() {
+                    self.silence(subject).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Whether the timer of an attempt waits, as the stream's leader knows it.
@@ -77,23 +90,51 @@ impl Log {
         };
         let subject = subject.to_string();
         let waiting = self.retried(|| self.leader_last(STREAM, &subject)).await?;
-        Ok(waiting.is_some())
+        Ok(waiting.is_some_and(|message| message.headers.get(NATS_SCHEDULE).is_some()))
     }
 
-    /// Removes the messages that `filter` selects.
-    async fn purge(&self, filter: &str) -> Result<(), LogError> {
-        let request = json!({ "filter": filter });
-        let api = format!("STREAM.PURGE.{STREAM}");
-        self.retried(|| async {
-            let answer: Result<IgnoredAny, _> = self.js_api(&api, &request).await?;
-            answer.map_err(|error| match error.error_code() {
-                ErrorCode::STREAM_NOT_FOUND => LogError::NoTopology {
-                    stream: STREAM.into(),
-                },
-                _ => LogError::from_jetstream(&error),
+    /// The subjects of `filter` that hold a message, as the stream's leader knows them.
+    async fn waiting_timers(&self, filter: &str) -> Result<Vec<String>, LogError> {
+        let request = json!({ "subjects_filter": filter });
+        let api = format!("STREAM.INFO.{STREAM}");
+        let info: SubjectsInfo = self
+            .retried(|| async {
+                self.js_api(&api, &request)
+                    .await?
+                    .map_err(|error| match error.error_code() {
+                        ErrorCode::STREAM_NOT_FOUND => LogError::NoTopology {
+                            stream: STREAM.into(),
+                        },
+                        _ => LogError::from_jetstream(&error),
+                    })
             })
+            .await?;
+        Ok(info.state.subjects.unwrap_or_default().into_keys().collect())
+    }
+
+    /// Puts a message that fires never and goes soon in the place of a timer. Purging would do, but who may purge one subject of
+    /// a stream may purge all of it.
+    async fn silence(&self, subject: Subject) -> Result<(), LogError> {
+        let headers = vec![
+            (NATS_ROLLUP, ROLLUP_SUBJECT.to_owned()),
+            (NATS_MESSAGE_TTL, SILENCED.to_owned()),
+        ];
+        self.append(Outgoing {
+            headers,
+            ..Outgoing::new(subject, Bytes::new())
         })
         .await?;
         Ok(())
     }
+}
+
+/// What a stream's information says of its subjects.
+#[derive(Deserialize)]
+struct SubjectsInfo {
+    state: SubjectsState,
+}
+
+#[derive(Deserialize)]
+struct SubjectsState {
+    subjects: Option<HashMap<String, u64>>,
 }

@@ -1,6 +1,7 @@
 //! The streams, buckets and durable consumers that the log consists of: how each must be, and making it so.
 
 mod streams;
+pub mod survey;
 
 use std::sync::atomic::Ordering;
 
@@ -16,7 +17,7 @@ use tracing::{info, warn};
 
 pub(crate) use self::streams::CANCELLATION_MAX_AGE;
 use crate::Log;
-use crate::error::LogError;
+use crate::error::{LogError, chain};
 use crate::work::durable_name;
 
 /// Every delivery fact.
@@ -131,8 +132,12 @@ impl Log {
         }
         self.inner.partitions.store(partitions, Ordering::Relaxed);
         let differences = self.visit_durables(partitions, apply).await?;
-        if let Some(status) = statuses.iter_mut().find(|status| status.name == STREAM) {
-            status.state = with_durables(&status.state, differences, apply);
+        let missing = self.visit_ingest_durable(apply).await?;
+        let missing = missing.map(|name| format!("{name} is missing"));
+        for (stream, differences) in [(STREAM, differences), (INGEST_STREAM, Vec::from_iter(missing))] {
+            if let Some(status) = statuses.iter_mut().find(|status| status.name == stream) {
+                status.state = with_durables(&status.state, differences, apply);
+            }
         }
         for StreamStatus { name, state } in &statuses {
             match state {
@@ -239,7 +244,7 @@ impl Log {
             .jetstream()
             .request(subject.to_owned(), request)
             .await
-            .map_err(LogError::unavailable)?
+            .map_err(|error| self.why_unanswered(&format!("$JS.API.{subject}"), &chain(&error)))?
         {
             Response::Ok(answer) => Ok(Ok(answer)),
             Response::Err { error } => Ok(Err(error)),

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use crate::backoff::Backoff;
 use crate::config::ProjectorConfig;
+use crate::gone::Asked;
 use crate::metrics;
 
 /// Events fetched at once, so that a batch overshoots its byte limit by this many payloads at most.
@@ -30,6 +31,8 @@ pub(crate) struct Batch {
     pub(crate) count: usize,
     /// Those that could not be read, with their sequences.
     pub(crate) unreadable: Vec<(u64, CodecError)>,
+    /// The endpoints that asked to be disabled.
+    pub(crate) asked: Vec<Asked>,
     /// When the first one was stored.
     pub(crate) oldest: Option<DateTime<Utc>>,
     bytes: usize,
@@ -46,6 +49,7 @@ impl Batch {
             rows,
             count: 0,
             unreadable: Vec::new(),
+            asked: Vec::new(),
             oldest: None,
             bytes: 0,
         }
@@ -58,6 +62,7 @@ impl Batch {
         match event.body {
             EventBody::Event(body) => {
                 self.bytes += payload_len(&body);
+                self.asked.extend(Asked::from_event(&body));
                 self.rows.events.push((event.sequence, body));
             }
             EventBody::Timer => {}

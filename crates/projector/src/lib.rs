@@ -17,6 +17,7 @@ mod disable;
 mod error;
 mod feed;
 mod fold;
+mod gone;
 mod leadership;
 pub mod metrics;
 mod projector;

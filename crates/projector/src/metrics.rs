@@ -12,6 +12,7 @@ pub(crate) const BATCH: &str = "webhooks_projection_batch_events";
 pub(crate) const RETRIES: &str = "webhooks_projection_retries_total";
 pub(crate) const ACTIVE: &str = "webhooks_projector_active_count";
 pub(crate) const SWEPT: &str = "webhooks_swept_deliveries_total";
+pub(crate) const GONE_DISABLED: &str = "webhooks_disabled_endpoints_total";
 pub(crate) const FAILING_DISABLED: &str = "webhooks_failing_endpoints_disabled_total";
 pub(crate) const REPLAYS: &str = "webhooks_replays_running_count";
 pub(crate) const REPLAYS_ENDED: &str = "webhooks_replays_ended_total";
@@ -42,6 +43,10 @@ pub fn describe() {
     describe_counter!(
         SWEPT,
         "Deliveries that nothing happened to any more and whose attempt was made due, by what was overdue"
+    );
+    describe_counter!(
+        GONE_DISABLED,
+        "Endpoints disabled because their answers asked for it"
     );
     describe_counter!(
         FAILING_DISABLED,

@@ -12,6 +12,7 @@ use tracing::{Instrument, error, info, info_span, warn};
 use crate::backoff::Backoff;
 use crate::config::ProjectorConfig;
 use crate::feed::{Batch, Feed};
+use crate::gone::Disabler;
 use crate::leadership::Leadership;
 use crate::replay::Replayer;
 use crate::upkeep::Upkeep;
@@ -93,7 +94,7 @@ impl Projector {
             let stand_down = leadership.stand_down().clone();
             let leading = async {
                 tokio::select! {
-                    () = self.lead(&stand_down) => {}
+                    () = Box::pin(self.lead(&stand_down)) => {}
                     () = self.measure_lag() => {}
                     () = Box::pin(self.upkeep().run()) => {}
                     () = Box::pin(self.replayer().run()) => {}
@@ -198,7 +199,16 @@ impl Projector {
                 log.seq = batch.rows.checkpoint,
                 events = batch.count
             );
-            match self.commit(&batch, stand_down).instrument(span).await {
+            let applied = async {
+                // First, so that what a crash leaves undone is met again.
+                let disabler = self.disabler();
+                let disabling = disabler.disable(&batch.asked);
+                match stand_down.run_until_cancelled(disabling).await {
+                    None => Some(Next::StandDown),
+                    Some(()) => self.commit(&batch, stand_down).await,
+                }
+            };
+            match applied.instrument(span).await {
                 None => checkpoint = batch.rows.checkpoint,
                 Some(next) => return next,
             }
@@ -258,6 +268,15 @@ impl Projector {
             directory: &self.directory,
             lanes: &self.lanes,
             store: &self.store,
+            clock: self.clock,
+        }
+    }
+
+    fn disabler(&self) -> Disabler<'_> {
+        Disabler {
+            config: &self.config,
+            log: &self.log,
+            directory: &self.directory,
             clock: self.clock,
         }
     }

@@ -6,6 +6,7 @@ mod problems;
 mod show;
 #[cfg(test)]
 mod tests;
+mod warnings;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -159,11 +160,14 @@ impl Config {
     pub fn check_files(&self, settings: &Settings) -> Result<(), Problems> {
         let mut problems = Vec::new();
         check::files(self, settings, &mut problems);
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(Problems(problems))
-        }
+        Problems::none(problems)
+    }
+
+    /// Reads the files that connections of these roles need, or of all when there are none: what is wrong with them.
+    pub fn check_connections(&self, settings: &Settings, roles: &[Role]) -> Result<(), Problems> {
+        let mut problems = Vec::new();
+        check::connections(self, settings, roles, &mut problems);
+        Problems::none(problems)
     }
 
     /// Puts the layers together for a process of these roles, and gives beside it the settings that it is made of.

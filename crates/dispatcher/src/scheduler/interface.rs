@@ -226,6 +226,8 @@ pub(crate) enum Sign {
     Failure,
     /// The endpoint asked for less, for at least so long.
     Throttle(Duration),
+    /// The endpoint asked to be disabled, which others see to.
+    Gone,
 }
 
 impl From<Pressure> for Sign {

@@ -14,6 +14,9 @@ use super::pace::{RateLimit, Window};
 
 /// How long it is remembered of an endpoint without work that it answers well.
 const MEMORY: Duration = Duration::from_mins(10);
+/// How long an endpoint that asked to be disabled is left alone while it is not: longer than another projector takes to go on
+/// where one was killed. If nobody disables it meanwhile, it is asked again.
+const GONE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// When a ready lane is served, relative to the others: fewest in flight first, then longest unserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,6 +128,8 @@ pub(super) struct Lane<W> {
     rate: Option<RateLimit>,
     /// The endpoint asked to be left alone until then.
     hold: Option<Instant>,
+    /// The endpoint asked to be disabled: nothing is sent before it has been changed, or until then.
+    gone_until: Option<Instant>,
     /// When an attempt last ended, or the lane came to be.
     heard: Instant,
 }
@@ -179,6 +184,7 @@ impl<W> Lane<W> {
             queue: VecDeque::new(),
             window: Window::new(),
             hold: None,
+            gone_until: None,
             heard: now,
         }
     }
@@ -189,6 +195,12 @@ impl<W> Lane<W> {
             (limit, rate) => *limit = rate.map(|rate| RateLimit::new(rate, now)),
         }
         self.settings = settings;
+    }
+
+    /// Its endpoint has been changed, so that what it was has been answered for.
+    pub(super) fn changed(&mut self, now: Instant) {
+        self.gone_until = None;
+        self.breaker.hurry(now);
     }
 
     /// Attempts at a time that the endpoint may have at most.
@@ -310,7 +322,7 @@ impl<W> Lane<W> {
             Permit::Free | Permit::Probe => None,
         };
         let rate = self.rate.as_ref().map(RateLimit::next);
-        let until = [head.not_before, self.hold, probe, rate]
+        let until = [head.not_before, self.hold, self.gone_until, probe, rate]
             .into_iter()
             .flatten()
             .max();
@@ -354,6 +366,10 @@ impl<W> Lane<W> {
                 self.breaker.failed(&self.settings.probe_delays, now);
                 self.window.failed(cap);
                 self.hold = self.hold.max(Some(now + least));
+            }
+            Sign::Gone => {
+                self.breaker.failed(&self.settings.probe_delays, now);
+                self.gone_until = Some(now + GONE_PATIENCE);
             }
         }
         std::mem::discriminant(&before) != std::mem::discriminant(&self.breaker.state())

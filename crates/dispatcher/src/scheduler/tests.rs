@@ -4,6 +4,7 @@ mod checks;
 mod consumer;
 mod dispatcher;
 mod examples;
+mod gone;
 mod keeper;
 mod log;
 mod model;

@@ -136,6 +136,8 @@ fn judged_of(kind: EndpointKind, attempt: &Attempt) -> (Option<Result<(), Failur
     let schedule = RetrySchedule::from_seconds(&[5]);
     let mut rng = StdRng::seed_from_u64(1);
     let Verdict { conclusion, disables } = conclude(kind, attempt, &schedule, deadline, now(), &mut rng);
+    let stored = concluded(&delivery(), Some(attempt.clone()), conclusion);
+    assert_eq!(stored.asks_to_disable(), disables, "{attempt:?}");
     let ended = match conclusion {
         Conclusion::Retry { .. } => None,
         Conclusion::Succeeded => Some(Ok(())),

@@ -28,8 +28,9 @@ pub(super) const SEARCHES: usize = 16;
 const CLOCK_SKEW: Duration = Duration::from_secs(5);
 /// Messages that a search pulls ahead; only their headers are sent.
 const BATCH: usize = 1000;
-/// How long nats-server keeps the consumer of a search whose process died.
-const INACTIVE: Duration = Duration::from_secs(30);
+/// How long nats-server keeps the consumer of a search that has ended. It is not deleted: who may delete one consumer of a
+/// stream may delete them all, and searches are few.
+const INACTIVE: Duration = Duration::from_secs(5);
 
 impl Idempotency {
     /// Appends those of `requests` that are not in the log yet, and returns the highest sequence of all of them. What is
@@ -134,13 +135,6 @@ impl Idempotency {
                 return Err(LogError::Unavailable("the connection was made anew during a search".into()));
             }
         };
-        // It would go by itself, but many searches at once would leave many behind.
-        let name = &consumer.cached_info().name;
-        let _ = self
-            .log
-            .jetstream()
-            .delete_consumer_from_stream(name, STREAM)
-            .await;
         Ok(found)
     }
 

@@ -119,14 +119,23 @@ impl Log {
 
     /// What nats-server knows about a consumer of the log; `None` when it does not exist.
     pub(crate) async fn consumer_info(&self, name: &str) -> Result<Option<consumer::Info>, LogError> {
+        self.consumer_of(STREAM, name).await
+    }
+
+    /// What nats-server knows about a consumer of a stream; `None` when it does not exist.
+    pub(crate) async fn consumer_of(
+        &self,
+        stream: &str,
+        name: &str,
+    ) -> Result<Option<consumer::Info>, LogError> {
         match self
-            .js_api(&format!("CONSUMER.INFO.{STREAM}.{name}"), &json!({}))
+            .js_api(&format!("CONSUMER.INFO.{stream}.{name}"), &json!({}))
             .await?
         {
             Ok(info) => Ok(Some(info)),
             Err(error) if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND => Ok(None),
             Err(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Err(LogError::NoTopology {
-                stream: STREAM.into(),
+                stream: stream.into(),
             }),
             Err(error) => Err(LogError::from_jetstream(&error)),
         }

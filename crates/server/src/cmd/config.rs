@@ -11,7 +11,7 @@ pub(super) enum ConfigCommand {
     Show,
     /// Prints the defaults with the description of every key
     Defaults,
-    /// Lists everything that is wrong; exits with 64 if anything is
+    /// Lists everything that is wrong, the files that it names included; exits with 64 if anything is
     Check {
         /// For a process of these roles; some keys are needed by some roles only
         #[arg(long = "role", value_name = "ROLE", value_enum, value_delimiter = ',')]
@@ -30,6 +30,10 @@ pub(super) fn run(command: &ConfigCommand, sources: &Sources) -> anyhow::Result<
             let (config, settings) = Config::load(sources, roles)?;
             if roles.is_empty() {
                 config.check_files(&settings)?;
+            }
+            config.check_connections(&settings, roles)?;
+            for warning in config.warnings(roles) {
+                super::print(&format!("warning: {warning}"))?;
             }
             super::print("the configuration is valid")
         }

@@ -56,6 +56,33 @@ pub(super) fn files(config: &Config, settings: &Settings, problems: &mut Vec<Pro
     checks.tls(true);
 }
 
+/// The files of the connections to the log and, for roles that have one, to the history.
+pub(super) fn connections(config: &Config, settings: &Settings, roles: &[Role], problems: &mut Vec<Problem>) {
+    let mut checks = Checks {
+        config,
+        settings,
+        problems,
+    };
+    for problem in config.log.problems(true) {
+        checks.report(problem.setting, &problem.message);
+    }
+    let uses_history = |role: &Role| matches!(role, Role::Api | Role::Projector);
+    if roles.is_empty() || roles.iter().any(uses_history) {
+        for message in config.history.file_problems() {
+            checks.report("history.url", &message);
+        }
+    }
+}
+
+/// Whether answers can be subscribed to below it.
+fn is_inbox_prefix(prefix: &str) -> bool {
+    let is_token = |token: &str| {
+        !token.is_empty()
+            && !token.contains(|c: char| matches!(c, '*' | '>') || c.is_whitespace() || c.is_control())
+    };
+    prefix.split('.').all(is_token)
+}
+
 struct Checks<'a> {
     config: &'a Config,
     settings: &'a Settings,
@@ -123,6 +150,14 @@ impl Checks<'_> {
         if let Some(message) = log.url_problem() {
             self.report("log.url", &message);
         }
+        for problem in log.problems(false) {
+            self.report(problem.setting, &problem.message);
+        }
+        self.require(
+            is_inbox_prefix(&log.inbox_prefix),
+            "log.inbox_prefix",
+            "must be tokens separated by dots, without wildcards or spaces, such as _INBOX.webhooks-api",
+        );
         self.require(
             (1..=MAX_PARTITIONS).contains(&log.partitions),
             "log.partitions",

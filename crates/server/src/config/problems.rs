@@ -17,6 +17,17 @@ pub struct Problem {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
+impl Problems {
+    /// `Ok` when there are none.
+    pub(super) fn none(problems: Vec<Problem>) -> Result<(), Self> {
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Self(problems))
+        }
+    }
+}
+
 impl std::error::Error for Problems {}
 
 impl fmt::Display for Problems {

@@ -381,6 +381,42 @@ fn files_of_tls_are_read_for_the_api_and_for_nobody_else() {
 }
 
 #[test]
+fn files_of_connections_are_read_for_the_roles_that_connect() {
+    let sources = environment(&[
+        ("CUITTY_WEBHOOKS__LOG__CA_FILE", "/nonexistent/ca.pem"),
+        (
+            "CUITTY_WEBHOOKS__HISTORY__URL",
+            "postgres://u:hunter2@db/history?sslmode=verify-full&sslrootcert=/nonexistent/ca.crt",
+        ),
+        ("CUITTY_WEBHOOKS__SEALING__KEYS", KEY),
+    ]);
+    for (roles, expected) in [
+        (&[][..], &["log.ca_file", "history.url"][..]),
+        (&[Role::Projector], &["log.ca_file", "history.url"]),
+        (&[Role::Dispatcher], &["log.ca_file"]),
+    ] {
+        let (config, settings) = Config::load(&sources, roles).unwrap();
+        let problems = config.check_connections(&settings, roles).unwrap_err();
+        let keys: Vec<_> = problems.0.iter().map(|problem| &*problem.key).collect();
+        assert_eq!(keys, expected, "{roles:?}");
+        assert!(!problems.to_string().contains("hunter2"), "{problems}");
+    }
+}
+
+#[test]
+fn an_inbox_prefix_is_a_subject() {
+    for (prefix, accepted) in [
+        ("_INBOX.webhooks-api", true),
+        ("_INBOX.>", false),
+        ("a b", false),
+        ("a..b", false),
+    ] {
+        let sources = environment(&[("CUITTY_WEBHOOKS__LOG__INBOX_PREFIX", prefix)]);
+        assert_eq!(Config::load(&sources, &[]).is_ok(), accepted, "{prefix}");
+    }
+}
+
+#[test]
 fn half_of_tls_is_refused_for_every_role() {
     for (key, missing) in [
         ("CERT_FILE", "api.tls.key_file"),

@@ -11,7 +11,7 @@ use cuitty_webhooks_domain::Clock;
 use cuitty_webhooks_domain::seal::KeyRing;
 use cuitty_webhooks_history::{HistoryError, Store, StoreConfig};
 use cuitty_webhooks_log::directory::Directory;
-use cuitty_webhooks_log::{ApiKeys, Cancellations, EventTypes, Lanes, Log};
+use cuitty_webhooks_log::{ApiKeys, Cancellations, EventTypes, Lanes, Log, LogError, Topology};
 use cuitty_webhooks_projector::Projector;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -29,6 +29,8 @@ use crate::shutdown::Shutdown;
 /// First and longest pause between two tries to open the history.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often streams that are missing are looked for.
+const TOPOLOGY_PAUSE: Duration = Duration::from_secs(2);
 
 /// What a role's task ends with.
 type Ended = anyhow::Result<()>;
@@ -52,7 +54,8 @@ pub(super) struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    /// Connects to the log, makes its streams where they are missing, and catches up with the endpoints.
+    /// Connects to the log, makes its streams where they are missing or waits for whoever does, and catches up with the
+    /// endpoints.
     pub(super) async fn connect(
         config: &'a Config,
         edge: Edge,
@@ -60,7 +63,13 @@ impl<'a> Parts<'a> {
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
         let log = Log::connect(config.log.clone()).await.map_err(about("log.url"))?;
-        let topology = log.ensure().await?;
+        let topology = if config.log.manage_topology {
+            Box::pin(log.ensure()).await?
+        } else {
+            let found = Box::pin(await_topology(&log));
+            let found = shutdown.soft.run_until_cancelled(found).await;
+            found.context("stopped while the log's streams were missing")??
+        };
         for (stream, difference) in topology.drifted() {
             warn!(
                 stream,
@@ -242,6 +251,22 @@ impl<'a> Parts<'a> {
 
     fn fork_rng(&self) -> StdRng {
         StdRng::from_rng(&mut *self.rng.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Waits until somebody has made the streams.
+async fn await_topology(log: &Log) -> Result<Topology, LogError> {
+    loop {
+        match log.check().await {
+            Err(error @ LogError::NoTopology { .. }) => {
+                warn!(%error, "waiting for the log's streams: log.manage_topology is false, so this process makes none");
+            }
+            Err(error) if error.is_transient() => {
+                warn!(%error, "cannot look at the log's streams yet; trying again");
+            }
+            found => return found,
+        }
+        tokio::time::sleep(TOPOLOGY_PAUSE).await;
     }
 }
 

@@ -63,7 +63,7 @@ impl World {
                         (shadow.failures, shadow.gate, shadow.hold) = (0, None, None);
                         shadow.is_proven = true;
                     }
-                    Sign::Refusal => shadow.failures += 1,
+                    Sign::Refusal | Sign::Gone => shadow.failures += 1,
                     Sign::Failure => {
                         shadow.failures += 1;
                         shadow.is_proven = false;

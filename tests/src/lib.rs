@@ -14,6 +14,7 @@
 //! | [`postgres`] | a real PostgreSQL cluster per test process, a database per test |
 //! | [`receiver`] | a webhook receiver that follows a script and captures what arrives |
 //! | [`slack`] | what Slack takes |
+//! | [`collector`] | an OpenTelemetry collector that keeps what it is sent |
 //! | [`python`] | programs in Python, with pinned packages |
 //! | [`certificates`] | authorities and what they sign |
 //! | [`reference`] | other implementations of what is signed here, to verify it |
@@ -32,6 +33,7 @@ mod background;
 pub mod books;
 pub mod certificates;
 pub mod cli;
+pub mod collector;
 pub mod dev;
 pub mod dns;
 pub mod eventually;

@@ -43,4 +43,5 @@ mod stream;
 mod sweep;
 mod test_event;
 mod tls;
+mod tracing;
 mod watch;

@@ -32,12 +32,15 @@ use cuitty_webhooks_domain::names::ProjectId;
 use cuitty_webhooks_domain::rejection::{Rejection, Resource};
 use cuitty_webhooks_domain::seal::KeyRing;
 use cuitty_webhooks_log::directory::{Directory, Entry};
-use cuitty_webhooks_log::{ApiKeys, Cancellations, EventTypes, Idempotency, Lanes, Log, LogError, Replays};
+use cuitty_webhooks_log::{
+    ApiKeys, Cancellations, EventTypes, Idempotency, Lanes, Log, LogError, Replays, trace,
+};
 use rand::rngs::StdRng;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Span;
 
 pub(crate) use self::api_keys::{ListedApiKey, NewApiKey};
 pub(crate) use self::deliver::{Accepted, Item, NewMessage, Place};
@@ -213,14 +216,27 @@ fn unknown_endpoint(id: EndpointId) -> AppError {
     .into()
 }
 
-/// Counts and times a call, and logs what nobody can do anything about.
-async fn observed<T>(
+/// Counts and times a call, names the span that it is traced by, and logs what nobody can do anything about.
+fn observed<T>(
+    operation: &'static str,
+    call: impl Future<Output = Result<T, AppError>>,
+) -> impl Future<Output = Result<T, AppError>> {
+    observed_in(trace::task_span(), operation, call)
+}
+
+/// [`observed`], of what is traced by `span`.
+async fn observed_in<T>(
+    span: Span,
     operation: &'static str,
     call: impl Future<Output = Result<T, AppError>>,
 ) -> Result<T, AppError> {
+    trace::rename(&span, || format!("api.{operation}"));
     let started = Instant::now();
     let result = call.await;
     let code = result.as_ref().map_or_else(AppError::code, |_| "ok");
+    if result.is_err() {
+        span.record("error.type", code);
+    }
     metrics::counter!(names::CALLS, "operation" => operation, "code" => code).increment(1);
     metrics::histogram!(names::CALL_SECONDS, "operation" => operation).record(started.elapsed());
     match &result {

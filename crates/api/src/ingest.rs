@@ -4,18 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cuitty_webhooks_domain::endpoint::Actor;
-use cuitty_webhooks_log::{IngestStream, LogError, Published, Refusal};
+use cuitty_webhooks_domain::trace::TraceContext;
+use cuitty_webhooks_log::trace::{self, Traced};
+use cuitty_webhooks_log::{IngestStream, LogError, Published, Refusal, topology};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::field::Empty;
 
 use crate::app::{Accepted, App, NewMessage, Place};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
 use crate::metrics as names;
-use crate::trace_context;
 
 /// Longest pause before a message that could not be taken is tried again, and the first one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -126,23 +128,50 @@ impl Ingest {
         if message.delivered > 1 {
             metrics::counter!(names::INGEST_REDELIVERED).increment(1);
         }
-        let result = self.accept(&message).await;
-        let said = match result {
+        let caller = TraceContext::parse(message.header("traceparent"));
+        let span = tracing::debug_span!(
+            "api.ingest_message",
+            otel.kind = "consumer",
+            otel.status_code = Empty,
+            error.type = Empty,
+            messaging.system = "nats",
+            messaging.operation.type = "process",
+            messaging.operation.name = "ingest",
+            messaging.destination.name = topology::INGEST_STREAM,
+            published.seq = message.sequence,
+            published.delivered = message.delivered,
+            project.id = Empty,
+            event.type = Empty,
+            message.id = Empty,
+            log.seq = Empty
+        );
+        trace::set_parent(&span, caller);
+        let told = Traced::new(span, caller)
+            .run(self.accept_and_tell(&message))
+            .await;
+        if let Err(error) = told {
+            // It comes again, and changes nothing then.
+            tracing::debug!(%error, published.seq = message.sequence, "cannot say how a message went");
+        }
+    }
+
+    async fn accept_and_tell(&self, message: &Published) -> Result<(), LogError> {
+        let result = self.accept(message).await;
+        match result {
             Ok(_) => {
                 metrics::counter!(names::INGESTED, "outcome" => "accepted").increment(1);
                 message.ack().await
             }
-            Err(error) => match judge(&error, message.delivered) {
-                Verdict::Later(pause) => {
-                    metrics::counter!(names::INGESTED, "outcome" => "later").increment(1);
-                    message.nak(pause).await
+            Err(error) => {
+                trace::failed(&trace::task_span(), error.code());
+                match judge(&error, message.delivered) {
+                    Verdict::Later(pause) => {
+                        metrics::counter!(names::INGESTED, "outcome" => "later").increment(1);
+                        message.nak(pause).await
+                    }
+                    Verdict::Never => reject(message, &error).await,
                 }
-                Verdict::Never => reject(&message, &error).await,
-            },
-        };
-        if let Err(error) = said {
-            // It comes again, and changes nothing then.
-            tracing::debug!(%error, published.seq = message.sequence, "cannot say how a message went");
+            }
         }
     }
 
@@ -179,7 +208,9 @@ fn new_message(message: &Published) -> NewMessage {
         endpoint_id: message.header("Cuitty-Endpoint-Id").to_owned(),
         idempotency_key: message.id().to_owned(),
         content_type: message.header("Content-Type").to_owned(),
-        traceparent: trace_context::parse(message.header("traceparent")).unwrap_or_default(),
+        traceparent: TraceContext::parse(message.header("traceparent"))
+            .map(|context| context.to_string())
+            .unwrap_or_default(),
         faults: Vec::new(),
     }
 }

@@ -7,6 +7,7 @@
 
 mod app;
 mod auth;
+mod call;
 mod config;
 mod deadline;
 mod error;

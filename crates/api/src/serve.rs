@@ -30,7 +30,7 @@ use tonic::Status;
 use self::begun::Begun;
 use crate::config::ApiConfig;
 use crate::error::{AppError, is_grpc};
-use crate::{deadline, grpc, metrics as names};
+use crate::{call, deadline, grpc, metrics as names};
 
 /// Pause after the listener failed, as without free descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -50,9 +50,22 @@ pub(crate) fn router(config: &ApiConfig, routes: Router) -> Router {
         .layer(from_fn_with_state(config.request_timeout, guard))
 }
 
+/// Serves a call as part of its caller's trace.
+async fn guard(State(limit): State<Duration>, mut request: Request, next: Next) -> Response {
+    let Some(traced) = call::traced(&request) else {
+        return bounded(limit, request, next).await;
+    };
+    let (span, is_grpc) = (traced.span().clone(), is_grpc(request.headers()));
+    // For whoever works on it in a task of its own.
+    request.extensions_mut().insert(traced.clone());
+    let response = traced.run(bounded(limit, request, next)).await;
+    call::answered(&span, &response, is_grpc);
+    response
+}
+
 /// Bounds the time of a call, by our limit and by its caller's, turns a panic into an error of that call alone, and puts what the layers below refuse as every
 /// error is put.
-async fn guard(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+async fn bounded(limit: Duration, request: Request, next: Next) -> Response {
     let is_grpc = is_grpc(request.headers());
     let too_large = grpc::too_large(request.uri().path());
     let timeout = deadline::timeout_of(request.headers()).filter(|_| is_grpc);

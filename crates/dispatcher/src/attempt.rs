@@ -13,10 +13,10 @@ use cuitty_webhooks_domain::destination;
 use cuitty_webhooks_domain::endpoint::Endpoint;
 use cuitty_webhooks_domain::ids::SecretId;
 use cuitty_webhooks_domain::signing::{hex_signature, sign_header};
+use cuitty_webhooks_domain::trace::TraceContext;
 
 use crate::http::{Exchange, readable};
 use crate::target::Target;
-use crate::trace::TraceContext;
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
@@ -170,7 +170,7 @@ impl Begun<'_> {
             remote_address,
             endpoint_revision: self.endpoint.revision,
             dispatcher_id: self.dispatcher_id.to_owned(),
-            trace_id: self.trace.trace_id(),
+            trace_id: format!("{:032x}", self.trace.trace_id),
         }
     }
 }

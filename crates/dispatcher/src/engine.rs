@@ -2,6 +2,7 @@
 
 mod past;
 mod record;
+mod span;
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -16,13 +17,15 @@ use cuitty_webhooks_domain::delivery::{
 use cuitty_webhooks_domain::endpoint::Endpoint;
 use cuitty_webhooks_domain::ids::DeliveryId;
 use cuitty_webhooks_domain::retry::pressure;
+use cuitty_webhooks_domain::trace::TraceContext;
 use cuitty_webhooks_log::directory::Directory;
 use cuitty_webhooks_log::membership::Holdings;
+use cuitty_webhooks_log::trace::{self, Traced};
 use cuitty_webhooks_log::{Acker, Cancellations, EventBody, Log, LogError, WorkEvent, WorkItem};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{Instant, sleep};
-use tracing::{debug, error, info, instrument, warn};
+use tracing::{debug, error, info, warn};
 
 pub(crate) use self::past::Past;
 use self::record::Stored;
@@ -31,7 +34,6 @@ use crate::destination::Sender;
 use crate::metrics::{Metrics, ParkReason};
 use crate::scheduler::{AttemptKey, Ended, Sign};
 use crate::target::Targets;
-use crate::trace::TraceContext;
 
 /// How long a work item stays in the log that this process could not attempt at this moment.
 const SOON: Duration = Duration::from_secs(1);
@@ -136,12 +138,6 @@ struct Job<'a> {
 impl Engine {
     /// Makes the attempt that a work item asks for, or ends its delivery without one. The item is acknowledged when that is
     /// recorded, unless its lane goes on with it.
-    #[instrument(
-        name = "dispatch.attempt",
-        level = "debug",
-        skip_all,
-        fields(delivery.id = %key.delivery_id, attempt.number = key.number, log.seq = work.sequence)
-    )]
     pub(crate) async fn carry_out(
         &self,
         key: AttemptKey,
@@ -207,8 +203,12 @@ impl Engine {
         if !self.holdings.holds(work.partition, Instant::now()) {
             return Err(NotNow(Duration::ZERO));
         }
-        let prepared = self.targets.prepare(endpoint, now);
-        let trace = TraceContext::child_of(&requested.traceparent, entropy.trace_id, entropy.span_id);
+        let cause = TraceContext::parse(&requested.traceparent);
+        let span = span::of_attempt(endpoint, requested, key.number, work.sequence);
+        trace::set_parent(&span, cause);
+        // The receiver is to find the span of its attempt, if that is exported.
+        let trace = trace::context_of(&span)
+            .unwrap_or_else(|| TraceContext::child_of(cause, entropy.trace_id, entropy.span_id));
         let begun = Begun {
             number: key.number,
             started_at: now,
@@ -217,6 +217,22 @@ impl Engine {
             dispatcher_id: &self.dispatcher_id,
             trace,
         };
+        let attempt = self.attempt(key, &job, begun, now, entropy);
+        Traced::new(span, Some(trace)).run(attempt).await
+    }
+
+    /// Makes the attempt, and records what came of it.
+    async fn attempt(
+        &self,
+        key: AttemptKey,
+        job: &Job<'_>,
+        begun: Begun<'_>,
+        now: DateTime<Utc>,
+        entropy: Entropy,
+    ) -> Result<Ended, NotNow> {
+        let (requested, requested_sequence) = (&*job.requested, job.requested_sequence);
+        let (endpoint, trace) = (begun.endpoint, begun.trace);
+        let prepared = self.targets.prepare(endpoint, now);
         let attempt = match &prepared.target {
             Err(error) => begun.not_sent(error),
             Ok(target) => {
@@ -229,12 +245,14 @@ impl Engine {
                     .await;
                 let exchange = sent.map_err(|not_sent| {
                     warn!(error = %not_sent, "attempt not made");
+                    trace::failed(&trace::task_span(), "not_made");
                     NotNow(SOON)
                 })?;
                 begun.ended(request, exchange, started.elapsed())
             }
         };
         self.metrics.attempt(&attempt);
+        span::tell(&trace::task_span(), &attempt);
 
         let at = (self.clock)();
         let mut rng = StdRng::seed_from_u64(entropy.jitter);

@@ -18,7 +18,6 @@ pub mod metrics;
 mod scheduler;
 mod service;
 mod target;
-mod trace;
 
 pub use crate::config::{BreakerConfig, DispatcherConfig, HttpConfig, LaneConfig, Problem};
 pub use crate::dispatcher::Dispatcher;

@@ -30,6 +30,7 @@ pub mod seal;
 pub mod signing;
 pub mod slack;
 pub mod subject;
+pub mod trace;
 
 /// Tells the time. Passed to whatever needs it; only the binary's edge reads the real clock.
 pub type Clock = fn() -> chrono::DateTime<chrono::Utc>;

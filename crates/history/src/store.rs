@@ -8,6 +8,7 @@ use cuitty_webhooks_domain::ids::DeliveryId;
 use sqlx::AssertSqlSafe;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
+use tracing::instrument;
 
 use crate::apply::{AppliedStats, Batch};
 use crate::config::StoreConfig;
@@ -140,6 +141,12 @@ impl Store {
     /// their request is older than the log, are left out: see [`AppliedStats::orphaned`].
     ///
     /// Fails with `CheckpointMoved` when the history is not at the batch's `expected_checkpoint`.
+    #[instrument(
+        name = "history.apply",
+        level = "debug",
+        skip_all,
+        fields(otel.kind = "client", db.system.name = self.system(), db.operation.name = "apply", db.operation.batch.size = batch.events.len())
+    )]
     pub async fn apply(&self, batch: &Batch) -> Result<AppliedStats, HistoryError> {
         let stats = match &self.shared.database {
             Database::Sqlite { writer, .. } => sqlite::apply(writer, batch).await?,
@@ -150,6 +157,12 @@ impl Store {
     }
 
     /// Deliveries, newest first, at most `limit` (1 or more), from `cursor` on.
+    #[instrument(
+        name = "history.list_deliveries",
+        level = "debug",
+        skip_all,
+        fields(otel.kind = "client", db.system.name = self.system(), db.operation.name = "list_deliveries")
+    )]
     pub async fn list_deliveries(
         &self,
         filter: &DeliveryFilter,
@@ -197,6 +210,14 @@ impl Store {
         &self.shared.database
     }
 
+    /// As the semantic conventions of OpenTelemetry call it.
+    fn system(&self) -> &'static str {
+        match self.shared.database {
+            Database::Sqlite { .. } => "sqlite",
+            Database::Postgres(_) => "postgresql",
+        }
+    }
+
     fn index_choice(&self) -> IndexChoice {
         match self.shared.database {
             Database::Sqlite { .. } => IndexChoice::Named,
@@ -205,6 +226,12 @@ impl Store {
     }
 
     /// A delivery with its payload and every attempt.
+    #[instrument(
+        name = "history.get_delivery",
+        level = "debug",
+        skip_all,
+        fields(otel.kind = "client", db.system.name = self.system(), db.operation.name = "get_delivery")
+    )]
     pub async fn get_delivery(&self, id: DeliveryId) -> Result<Option<DeliveryDetail>, HistoryError> {
         let delivery = AssertSqlSafe(format!(
             "SELECT {DELIVERY_COLUMNS}, m.content_type, m.payload

@@ -2,6 +2,7 @@
 
 mod budget;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use cuitty_webhooks_domain::endpoint::{Actor, Endpoint, EndpointChange};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tracing::{debug, instrument};
+use tracing::{debug, field, instrument};
 
 pub(crate) use self::budget::Budget;
 use self::budget::{Room, Share};
@@ -29,7 +30,8 @@ use crate::error::LogError;
 use crate::metrics::names;
 use crate::progress::OutcomeId;
 use crate::subjects::{Subject, partition_of};
-use crate::topology::CONTROL_STREAM;
+use crate::topology::{CONTROL_STREAM, STREAM};
+use crate::trace;
 
 /// Names the [`Kind`](crate::subjects::Kind) of a stored message.
 const KIND: HeaderName = HeaderName::from_static("Cuitty-Kind");
@@ -58,7 +60,7 @@ pub(crate) struct Outgoing<'a> {
     /// Under which it is stored once.
     pub(crate) id: Option<String>,
     pub(crate) body: Bytes,
-    pub(crate) traceparent: &'a str,
+    pub(crate) traceparent: Cow<'a, str>,
     /// Sequence that the subject's last message must have.
     pub(crate) expected: Option<u64>,
     /// Headers beyond the common ones.
@@ -71,7 +73,7 @@ impl<'a> Outgoing<'a> {
             subject,
             id: None,
             body,
-            traceparent: "",
+            traceparent: Cow::Borrowed(""),
             expected: None,
             headers: Vec::new(),
         }
@@ -81,7 +83,7 @@ impl<'a> Outgoing<'a> {
         Self { id: Some(id), ..self }
     }
 
-    fn traceparent(self, traceparent: &'a str) -> Self {
+    fn traceparent(self, traceparent: Cow<'a, str>) -> Self {
         Self { traceparent, ..self }
     }
 
@@ -126,8 +128,29 @@ impl Log {
     ///
     /// Waits while `max_append_bytes` are under way. Repeating it with the same deliveries stores nothing twice inside
     /// `duplicate_window`. After an error some of them may be stored.
-    #[instrument(name = "log.append", level = "debug", skip_all, fields(kind = "requested", events = requests.len()))]
+    ///
+    /// What stands in the log as their trace context is this append, when it is recorded.
+    #[instrument(
+        name = "log.append",
+        level = "debug",
+        skip_all,
+        fields(
+            otel.kind = "producer",
+            otel.status_code = field::Empty,
+            error.type = field::Empty,
+            messaging.system = "nats",
+            messaging.operation.type = "send",
+            messaging.operation.name = "append",
+            messaging.destination.name = STREAM,
+            messaging.batch.message_count = requests.len(),
+            log.kind = "requested"
+        )
+    )]
     pub async fn append_requested(&self, requests: &[Requested]) -> Result<Vec<u64>, LogError> {
+        trace::refused(self.append_all(requests).await)
+    }
+
+    async fn append_all(&self, requests: &[Requested]) -> Result<Vec<u64>, LogError> {
         let partitions = self.stored_partitions().await?;
         let share = &self.budget().accepted;
         let mut sequences = Vec::with_capacity(requests.len());
@@ -154,9 +177,10 @@ impl Log {
                 endpoint_id: delivery.endpoint_id,
                 due: false,
             };
-            let message = Outgoing::new(subject, codec::encode_requested(request))
+            let traceparent = trace::stored(&request.traceparent);
+            let message = Outgoing::new(subject, codec::encode_requested(request, &traceparent))
                 .id(delivery.delivery_id.to_string())
-                .traceparent(&request.traceparent);
+                .traceparent(traceparent);
             let pending = self.launch(message, room, deadline).await;
             let unsent = pending.sent.is_err();
             window.push_back(pending);
@@ -172,16 +196,31 @@ impl Log {
     }
 
     /// Appends a message that matched no endpoint.
-    #[instrument(name = "log.append", level = "debug", skip_all, fields(kind = "unmatched"))]
+    #[instrument(
+        name = "log.append",
+        level = "debug",
+        skip_all,
+        fields(
+            otel.kind = "producer",
+            otel.status_code = field::Empty,
+            error.type = field::Empty,
+            messaging.system = "nats",
+            messaging.operation.type = "send",
+            messaging.operation.name = "append",
+            messaging.destination.name = STREAM,
+            log.kind = "unmatched"
+        )
+    )]
     pub async fn append_unmatched(&self, message: &Unmatched) -> Result<u64, LogError> {
         let subject = Subject::Unmatched {
             project_id: message.project_id.clone(),
         };
-        let outgoing = Outgoing::new(subject, codec::encode_unmatched(message))
+        let traceparent = trace::stored(&message.traceparent);
+        let outgoing = Outgoing::new(subject, codec::encode_unmatched(message, &traceparent))
             .id(message.message_id.to_string())
-            .traceparent(&message.traceparent);
+            .traceparent(traceparent);
         let share = &self.budget().accepted;
-        Ok(self.append_in(share, outgoing).await?.sequence)
+        Ok(trace::refused(self.append_in(share, outgoing).await)?.sequence)
     }
 
     /// Appends the end of an attempt; at most one is stored per delivery and attempt number inside `duplicate_window`.
@@ -196,7 +235,21 @@ impl Log {
         self.append_outcome(event, true).await
     }
 
-    #[instrument(name = "log.append", level = "debug", skip_all, fields(kind = codec::outcome_of(&event.conclusion).kind().as_str()))]
+    #[instrument(
+        name = "log.append",
+        level = "debug",
+        skip_all,
+        fields(
+            otel.kind = "producer",
+            otel.status_code = field::Empty,
+            error.type = field::Empty,
+            messaging.system = "nats",
+            messaging.operation.type = "send",
+            messaging.operation.name = "append",
+            messaging.destination.name = STREAM,
+            log.kind = codec::outcome_of(&event.conclusion).kind().as_str()
+        )
+    )]
     async fn append_outcome(&self, event: &Concluded, is_final: bool) -> Result<Appended, LogError> {
         let subject = Subject::Outcome {
             project_id: event.delivery.project_id.clone(),
@@ -209,13 +262,26 @@ impl Log {
             number,
             is_final,
         };
-        self.append(Outgoing::new(subject, codec::encode_concluded(event)).id(id.to_string()))
-            .await
+        let outgoing = Outgoing::new(subject, codec::encode_concluded(event))
+            .id(id.to_string())
+            .traceparent(trace::header().into());
+        trace::refused(self.append(outgoing).await)
     }
 
     /// Appends a change of an endpoint with its state afterwards. `expected_last_sequence` is the sequence of the change
     /// before, 0 for none; [`LogError::Conflict`] when another change came first.
-    #[instrument(name = "log.append", level = "debug", skip_all, fields(kind = "endpoint", endpoint.id = %endpoint.id))]
+    #[instrument(
+        name = "log.append",
+        level = "debug",
+        skip_all,
+        fields(
+            otel.kind = "producer",
+            messaging.system = "nats",
+            messaging.destination.name = CONTROL_STREAM,
+            log.kind = "endpoint",
+            endpoint.id = %endpoint.id
+        )
+    )]
     pub async fn append_endpoint(
         &self,
         change: &EndpointChange,

@@ -261,7 +261,18 @@ fn subject_of_project(settings: &ProjectSettings) -> Subject {
 impl Log {
     /// Appends a change of an event type with its state afterwards. `before` is the event type that the change was decided
     /// on, `None` when it is new; [`LogError::Conflict`] when another change came first.
-    #[instrument(name = "log.append", level = "debug", skip_all, fields(kind = "event_type", event.type = %definition.name))]
+    #[instrument(
+        name = "log.append",
+        level = "debug",
+        skip_all,
+        fields(
+            otel.kind = "producer",
+            messaging.system = "nats",
+            messaging.destination.name = CONTROL_STREAM,
+            log.kind = "event_type",
+            event.type = %definition.name
+        )
+    )]
     pub async fn append_event_type(
         &self,
         change: &EventTypeChange,
@@ -277,7 +288,18 @@ impl Log {
 
     /// Appends a change of a project's settings, made at `at`, with all of them afterwards. `expected_last_sequence` is the
     /// sequence of the change before, 0 for none; [`LogError::Conflict`] when another change came first.
-    #[instrument(name = "log.append", level = "debug", skip_all, fields(kind = "project", project.id = %settings.project_id))]
+    #[instrument(
+        name = "log.append",
+        level = "debug",
+        skip_all,
+        fields(
+            otel.kind = "producer",
+            messaging.system = "nats",
+            messaging.destination.name = CONTROL_STREAM,
+            log.kind = "project",
+            project.id = %settings.project_id
+        )
+    )]
     pub async fn append_project(
         &self,
         change: ProjectChange,

@@ -41,6 +41,7 @@ pub mod subjects;
 mod timer;
 mod tls;
 pub mod topology;
+pub mod trace;
 mod work;
 
 #[cfg(test)]

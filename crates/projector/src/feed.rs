@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::delivery::DeliveryEvent;
+use cuitty_webhooks_domain::trace::TraceContext;
 use cuitty_webhooks_history as history;
-use cuitty_webhooks_log::{CodecError, EventBody, EventReader, Log, LogError, StoredEvent};
+use cuitty_webhooks_log::{CodecError, EventBody, EventReader, Log, LogError, StoredEvent, trace};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::warn;
@@ -17,6 +18,8 @@ use crate::metrics;
 
 /// Events fetched at once, so that a batch overshoots its byte limit by this many payloads at most.
 const CHUNK: usize = 256;
+/// Most causes of a batch that are kept: what OpenTelemetry lets a span be linked to.
+const CAUSES: usize = 128;
 /// How long one read waits at the log's tail before it looks again.
 const IDLE: Duration = Duration::from_secs(5);
 /// How long a read waits for what should be here already.
@@ -35,6 +38,8 @@ pub(crate) struct Batch {
     pub(crate) asked: Vec<Asked>,
     /// When the first one was stored.
     pub(crate) oldest: Option<DateTime<Utc>>,
+    /// Recorded spans that have appended some of them; at most [`CAUSES`], each once.
+    pub(crate) causes: Vec<TraceContext>,
     bytes: usize,
 }
 
@@ -51,6 +56,7 @@ impl Batch {
             unreadable: Vec::new(),
             asked: Vec::new(),
             oldest: None,
+            causes: Vec::new(),
             bytes: 0,
         }
     }
@@ -59,6 +65,14 @@ impl Batch {
         self.rows.checkpoint = event.sequence;
         self.count += 1;
         self.oldest.get_or_insert(event.stored_at);
+        if trace::is_exporting()
+            && self.causes.len() < CAUSES
+            && let Some(cause) = event.traceparent.as_deref().and_then(TraceContext::parse)
+            && cause.is_sampled()
+            && !self.causes.contains(&cause)
+        {
+            self.causes.push(cause);
+        }
         match event.body {
             EventBody::Event(body) => {
                 self.bytes += payload_len(&body);

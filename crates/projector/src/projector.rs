@@ -3,11 +3,13 @@ use std::time::Duration;
 use cuitty_webhooks_domain::Clock;
 use cuitty_webhooks_history::{HistoryError, Store};
 use cuitty_webhooks_log::directory::Directory;
-use cuitty_webhooks_log::{Lanes, Log};
+use cuitty_webhooks_log::topology::STREAM;
+use cuitty_webhooks_log::{Lanes, Log, trace};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::field::Empty;
+use tracing::{Instrument, Span, debug_span, error, info, warn};
 
 use crate::backoff::Backoff;
 use crate::config::ProjectorConfig;
@@ -194,11 +196,6 @@ impl Projector {
                 }
             };
             let Some(batch) = batch else { return Next::Restart };
-            let span = info_span!(
-                "project.apply",
-                log.seq = batch.rows.checkpoint,
-                events = batch.count
-            );
             let applied = async {
                 // First, so that what a crash leaves undone is met again.
                 let disabler = self.disabler();
@@ -208,7 +205,7 @@ impl Projector {
                     Some(()) => self.commit(&batch, stand_down).await,
                 }
             };
-            match applied.instrument(span).await {
+            match applied.instrument(span_of(&batch)).await {
                 None => checkpoint = batch.rows.checkpoint,
                 Some(next) => return next,
             }
@@ -314,4 +311,26 @@ impl Projector {
             *status != before
         });
     }
+}
+
+/// The span of a batch: of no trace, but linked to those that its events belong to.
+fn span_of(batch: &Batch) -> Span {
+    let span = debug_span!(
+        "project.apply",
+        otel.kind = "consumer",
+        otel.status_code = Empty,
+        error.type = Empty,
+        messaging.system = "nats",
+        messaging.operation.type = "process",
+        messaging.operation.name = "project",
+        messaging.destination.name = STREAM,
+        messaging.batch.message_count = batch.count,
+        log.seq = batch.rows.checkpoint
+    );
+    if !span.is_disabled() {
+        for cause in &batch.causes {
+            trace::link(&span, *cause);
+        }
+    }
+    span
 }

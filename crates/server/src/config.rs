@@ -22,6 +22,7 @@ use cuitty_webhooks_log::LogConfig;
 use cuitty_webhooks_projector::ProjectorConfig;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
+use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 
 use crate::roles::Role;
 
@@ -82,10 +83,44 @@ pub struct Telemetry {
     pub log_format: LogFormat,
     /// Which are written, in the syntax of `tracing_subscriber::EnvFilter`.
     pub log_filter: String,
-    /// OTLP/gRPC collector that traces go to; `None` exports nothing.
+    /// OTLP/gRPC collector that traces and metrics go to; `None` exports nothing.
     pub otlp_endpoint: Option<String>,
+    /// What every request to it carries.
+    #[serde(deserialize_with = "otlp_headers")]
+    pub otlp_headers: OtlpHeaders,
+    /// PEM file of the authorities that its certificate may come from; `None` means the public ones.
+    pub otlp_ca_file: Option<PathBuf>,
+    /// How long one request to it may take.
+    #[serde(with = "humantime_serde")]
+    pub otlp_timeout: Duration,
+    /// How often metrics are sent; zero means never.
+    #[serde(with = "humantime_serde")]
+    pub otlp_metrics_interval: Duration,
     /// Share of traces exported that no caller has decided on, 0 to 1.
     pub trace_sample_ratio: f64,
+}
+
+/// Headers that show no value of theirs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct OtlpHeaders(Vec<(AsciiMetadataKey, AsciiMetadataValue)>);
+
+impl OtlpHeaders {
+    /// As gRPC has them.
+    pub(crate) fn metadata(&self) -> MetadataMap {
+        let mut metadata = MetadataMap::new();
+        for (name, value) in &self.0 {
+            metadata.insert(name.clone(), value.clone());
+        }
+        metadata
+    }
+}
+
+impl fmt::Debug for OtlpHeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|(name, _)| name))
+            .finish()
+    }
 }
 
 /// How log lines look.
@@ -196,4 +231,20 @@ fn key_ring<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Sealing
     KeyRing::parse(&pairs)
         .map(|ring| Some(SealingKeys(ring)))
         .map_err(de::Error::custom)
+}
+
+/// Reads `["<name>=<value>", …]`.
+fn otlp_headers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OtlpHeaders, D::Error> {
+    let header = |text: &String| {
+        let (name, value) = text.split_once('=')?;
+        let name = AsciiMetadataKey::from_bytes(name.trim().as_bytes()).ok()?;
+        let mut value = AsciiMetadataValue::try_from(value.trim()).ok()?;
+        value.set_sensitive(true);
+        Some((name, value))
+    };
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let headers: Option<_> = texts.iter().map(header).collect();
+    headers
+        .map(OtlpHeaders)
+        .ok_or_else(|| de::Error::custom("every header must have the form <name>=<value>"))
 }

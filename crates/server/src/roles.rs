@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use cuitty_webhooks_domain::Clock;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rand::RngExt as _;
 use rand::rngs::StdRng;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -22,7 +23,7 @@ use self::parts::Parts;
 use crate::admin::{self, Health, Readiness};
 use crate::config::Config;
 use crate::shutdown::Shutdown;
-use crate::telemetry;
+use crate::telemetry::{self, Instance};
 
 /// How often a start looks whether it is ready.
 const READY_INTERVAL: Duration = Duration::from_millis(20);
@@ -65,6 +66,17 @@ pub struct Edge {
     pub clock: Clock,
     /// Where all randomness comes from.
     pub rng: StdRng,
+}
+
+impl Edge {
+    /// This process, which runs `roles`.
+    pub fn instance(&mut self, roles: &[Role]) -> Instance {
+        Instance {
+            roles: roles.to_vec(),
+            id: self.rng.random(),
+            clock: self.clock,
+        }
+    }
 }
 
 /// Roles that run. Dropped, they are cut off.

@@ -1,20 +1,36 @@
 //! Log lines, traces, metrics: installed once per process.
+//!
+//! Without `telemetry.otlp_endpoint` there is no layer for traces, so that our spans, which are at debug level, are disabled; no
+//! connection, no task, and one recorder of metrics, as with it.
+
+mod collector;
+mod lines;
+mod measured;
+mod spans;
 
 use std::io::IsTerminal;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::Context as _;
+use cuitty_webhooks_domain::Clock;
+use cuitty_webhooks_log::trace;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing_subscriber::filter::{FilterExt as _, LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
+use self::collector::Collector;
+use self::lines::WithTrace;
 use crate::config::{LogFormat, Telemetry};
+use crate::roles::Role;
 
 const SERVICE: &str = "cuitty-webhooks";
 /// What the targets of our crates start with.
@@ -30,26 +46,48 @@ const SECONDS: [f64; 16] = [
 ];
 /// Upper bounds of the histograms of counts.
 const COUNTS: [f64; 9] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0];
+/// How long what is left may take to be sent when the process ends.
+const CLOSING: Duration = Duration::from_secs(2);
 
-/// Sends the spans that are still waiting when it is dropped.
-#[must_use = "traces are cut off when it is dropped"]
-pub struct TelemetryGuard {
-    traces: Option<SdkTracerProvider>,
+/// The process, as whoever gets its telemetry knows it.
+#[derive(Debug)]
+pub struct Instance {
+    /// What it does.
+    pub roles: Vec<Role>,
+    /// Tells it from all others, also from the one before it.
+    pub id: u128,
+    /// Tells the time.
+    pub clock: Clock,
 }
 
-impl Drop for TelemetryGuard {
-    fn drop(&mut self) {
-        if let Some(traces) = self.traces.take()
-            && let Err(error) = traces.shutdown()
-        {
-            tracing::debug!(%error, "the last traces could not be sent");
+/// Sends what is exported, until it is closed.
+#[must_use = "what is exported is cut off when it is dropped"]
+pub struct TelemetryGuard {
+    exporting: Option<Exporting>,
+}
+
+struct Exporting {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl TelemetryGuard {
+    /// Sends what is left, for at most 2 s.
+    pub async fn close(self) {
+        let Some(Exporting { tasks, stop }) = self.exporting else {
+            return;
+        };
+        stop.cancel();
+        tasks.close();
+        if tokio::time::timeout(CLOSING, tasks.wait()).await.is_err() {
+            tracing::warn!("the last telemetry was not sent in time");
         }
     }
 }
 
-/// Installs the log and trace subscriber. Log lines go to standard error: standard output is for answers. Needs a
-/// runtime when traces are exported.
-pub fn init(config: &Telemetry) -> anyhow::Result<TelemetryGuard> {
+/// Installs the log and trace subscriber. Log lines go to standard error: standard output is for answers. Exports traces and
+/// metrics of `instance` if that is configured; needs a runtime then.
+pub fn init(config: &Telemetry, instance: Option<&Instance>) -> anyhow::Result<TelemetryGuard> {
     let filter = EnvFilter::builder()
         .parse(&config.log_filter)
         .context("telemetry.log_filter")?;
@@ -66,45 +104,73 @@ pub fn init(config: &Telemetry) -> anyhow::Result<TelemetryGuard> {
         .with_writer(std::io::stderr)
         .with_ansi(is_terminal);
     let lines = if json {
-        lines.json().flatten_event(true).boxed()
+        lines
+            .json()
+            .flatten_event(true)
+            .map_event_format(WithTrace)
+            .boxed()
     } else {
         lines.boxed()
     };
 
-    let traces = config
-        .otlp_endpoint
-        .as_deref()
-        .map(|endpoint| tracer_provider(endpoint, config.trace_sample_ratio))
-        .transpose()
-        .context("telemetry.otlp_endpoint")?;
-    let spans = traces.as_ref().map(|traces| {
-        // Our spans of the hot paths are at debug level, so that they cost nothing unless they are exported.
-        let spans = Targets::new()
-            .with_default(LevelFilter::INFO)
-            .with_target(OURS, LevelFilter::DEBUG);
+    let exported = match (&config.otlp_endpoint, instance) {
+        (Some(endpoint), Some(instance)) => Some(export(endpoint, config, instance)?),
+        _ => None,
+    };
+    let (provider, exporting) = exported.unzip();
+    let spans = provider.map(|provider| {
+        trace::export();
         tracing_opentelemetry::layer()
-            .with_tracer(traces.tracer(SERVICE))
-            .with_filter(spans)
+            .with_tracer(provider.tracer(SERVICE))
+            // Nobody but our own spans asks for the current one, and how they split is for their children to say.
+            .with_context_activation(false)
+            .with_tracked_inactivity(false)
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_filter(spans::exported())
     });
     tracing_subscriber::registry()
         .with(spans)
         .with(lines.with_filter(filter.and(discreet)))
         .try_init()?;
-    Ok(TelemetryGuard { traces })
+    Ok(TelemetryGuard { exporting })
 }
 
-fn tracer_provider(endpoint: &str, ratio: f64) -> anyhow::Result<SdkTracerProvider> {
-    let exporter = opentelemetry_otlp::SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(endpoint)
-        .build()?;
-    let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio)));
-    let resource = Resource::builder().with_service_name(SERVICE).build();
-    Ok(SdkTracerProvider::builder()
-        .with_batch_exporter(exporter)
-        .with_sampler(sampler)
-        .with_resource(resource)
-        .build())
+/// Begins to send traces and metrics.
+fn export(
+    endpoint: &str,
+    config: &Telemetry,
+    instance: &Instance,
+) -> anyhow::Result<(SdkTracerProvider, Exporting)> {
+    let collector = Arc::new(Collector::new(endpoint, config)?);
+    let resource = resource(instance);
+    let metrics = metrics()?;
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    if !config.otlp_metrics_interval.is_zero() {
+        let (collector, stop, clock) = (Arc::clone(&collector), stop.clone(), instance.clock);
+        let (every, resource) = (config.otlp_metrics_interval, (&resource).into());
+        tasks.spawn(async move {
+            measured::run(metrics, resource, every, clock, &collector, &stop).await;
+        });
+    }
+    let (provider, outbox) = spans::provider(config.trace_sample_ratio, resource);
+    let until = stop.clone();
+    tasks.spawn(async move { outbox.run(&collector, &until).await });
+    Ok((provider, Exporting { tasks, stop }))
+}
+
+/// What every span and metric of this process is of; `OTEL_RESOURCE_ATTRIBUTES` may add to it.
+fn resource(instance: &Instance) -> Resource {
+    let roles: Vec<_> = instance.roles.iter().map(Role::to_string).collect();
+    Resource::builder()
+        .with_service_name(SERVICE)
+        .with_attributes([
+            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+            KeyValue::new("service.instance.id", format!("{:032x}", instance.id)),
+            KeyValue::new("cuitty.webhooks.roles", roles.join(",")),
+        ])
+        .build()
 }
 
 /// The process's metrics. The first call installs the recorder; every later one gives the same.

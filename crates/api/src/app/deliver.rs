@@ -13,7 +13,7 @@ use cuitty_webhooks_domain::delivery::Delivery;
 use cuitty_webhooks_domain::ids::{DeliveryId, EndpointId, MessageId};
 use cuitty_webhooks_domain::limits;
 use cuitty_webhooks_domain::rejection::{Rejection, Resource};
-use cuitty_webhooks_log::{Intent, Log};
+use cuitty_webhooks_log::{Intent, Log, trace};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tracing::field::{Empty, display};
@@ -57,27 +57,33 @@ impl App {
             let permit = Arc::clone(&self.accepts)
                 .try_acquire_owned()
                 .map_err(|_| AppError::Overloaded)?;
-            self.take(caller, message, permit).await
+            self.take(caller, message, permit, &trace::task_span()).await
         })
         .await
     }
 
-    /// Checks and accepts a message of a caller who may deliver.
+    /// Checks and accepts a message of a caller who may deliver. `call` is told which it is: the span of a call that is about
+    /// nothing else.
     async fn take(
         &self,
         caller: &Caller,
         message: NewMessage,
         permit: OwnedSemaphorePermit,
+        call: &Span,
     ) -> Result<Accepted, AppError> {
         let message = message.read(caller)?;
         caller.require_project(&message.project_id)?;
-        let span = Span::current();
-        span.record("project.id", message.project_id.as_str());
-        span.record("event.type", message.event_type.as_str());
+        let spans = [&Span::current(), call];
+        for span in spans {
+            span.record("project.id", message.project_id.as_str());
+            span.record("event.type", message.event_type.as_str());
+        }
         let message = self.vet_message(message).await?;
         let accepted = self.accept(message, permit).await?;
-        span.record("message.id", display(accepted.message_id));
-        span.record("log.seq", accepted.log_sequence);
+        for span in spans {
+            span.record("message.id", display(accepted.message_id));
+            span.record("log.seq", accepted.log_sequence);
+        }
         Ok(accepted)
     }
 
@@ -172,7 +178,7 @@ impl App {
         &self,
         work: impl Future<Output = Result<T, AppError>> + Send + 'static,
     ) -> impl Future<Output = Result<T, AppError>> {
-        let working = self.accepting.spawn(work.in_current_span());
+        let working = self.accepting.spawn(trace::carried(work.in_current_span()));
         async move {
             working
                 .await

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cuitty_webhooks_log::trace::Traced;
 use http::request::Parts;
 use rmcp::ServerHandler;
 use rmcp::model::{
@@ -90,7 +91,13 @@ impl ServerHandler for Server {
             headers: &parts.headers,
             arguments: Arguments::new(request.arguments.unwrap_or_default()),
         };
-        let result = match (tool.call)(call).await {
+        let calling = (tool.call)(call);
+        let traced = parts.extensions.get::<Traced>().cloned();
+        let outcome = match traced {
+            Some(traced) => traced.run(calling).await,
+            None => calling.await,
+        };
+        let result = match outcome {
             Ok(output) => output.into_result(),
             Err(error) => refused(&error),
         };

@@ -33,7 +33,7 @@ fn requested(endpoint: &Endpoint) -> Requested {
 fn build(endpoint: &Endpoint, requested: &Requested, now: DateTime<Utc>) -> Outgoing {
     let targets = Targets::new(ring(), EgressPolicy::default());
     let prepared = targets.prepare(endpoint, now);
-    let trace = TraceContext::child_of(&requested.traceparent, 1, 2);
+    let trace = TraceContext::child_of(TraceContext::parse(&requested.traceparent), 1, 2);
     Outgoing::build(prepared.target.as_ref().unwrap(), requested, 3, trace, now)
 }
 

@@ -12,8 +12,8 @@ use super::fields::{enumerated, parse, parse_optional, required, time};
 use crate::codec::CodecError;
 use crate::subjects::{Kind, Outcome};
 
-/// The stored form of a request.
-pub fn encode_requested(event: &Requested) -> Bytes {
+/// The stored form of a request, caused by `traceparent`.
+pub fn encode_requested(event: &Requested, traceparent: &str) -> Bytes {
     let message = stored::Requested {
         delivery: Some(encode_ref(&event.delivery)),
         content_type: event.content_type.clone(),
@@ -21,7 +21,7 @@ pub fn encode_requested(event: &Requested) -> Bytes {
         requested_at_us: event.requested_at.timestamp_micros(),
         origin: encode_origin(event.origin).into(),
         replay_of: event.replay_of.map(|id| id.to_string()).unwrap_or_default(),
-        traceparent: event.traceparent.clone(),
+        traceparent: traceparent.to_owned(),
         deadline_us: event.deadline.timestamp_micros(),
     };
     message.encode_to_vec().into()
@@ -59,8 +59,8 @@ pub fn encode_concluded(event: &Concluded) -> Bytes {
     message.encode_to_vec().into()
 }
 
-/// The stored form of a message that matched no endpoint.
-pub fn encode_unmatched(event: &Unmatched) -> Bytes {
+/// The stored form of a message that matched no endpoint, caused by `traceparent`.
+pub fn encode_unmatched(event: &Unmatched, traceparent: &str) -> Bytes {
     let message = stored::Unmatched {
         message_id: event.message_id.to_string(),
         project_id: event.project_id.to_string(),
@@ -68,7 +68,7 @@ pub fn encode_unmatched(event: &Unmatched) -> Bytes {
         content_type: event.content_type.clone(),
         payload: event.payload.clone(),
         requested_at_us: event.requested_at.timestamp_micros(),
-        traceparent: event.traceparent.clone(),
+        traceparent: traceparent.to_owned(),
     };
     message.encode_to_vec().into()
 }

@@ -16,10 +16,10 @@ use crate::subjects::Kind;
 /// A kind and the bytes stored for an event of it.
 fn encode(event: &DeliveryEvent) -> (Kind, Bytes) {
     match event {
-        DeliveryEvent::Requested(event) => (Kind::Requested, encode_requested(event)),
+        DeliveryEvent::Requested(event) => (Kind::Requested, encode_requested(event, &event.traceparent)),
         DeliveryEvent::Due(event) => (Kind::Due, encode_due(event)),
         DeliveryEvent::Concluded(event) => (outcome_of(&event.conclusion).kind(), encode_concluded(event)),
-        DeliveryEvent::Unmatched(event) => (Kind::Unmatched, encode_unmatched(event)),
+        DeliveryEvent::Unmatched(event) => (Kind::Unmatched, encode_unmatched(event, &event.traceparent)),
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) async fn run(args: DemoArgs, invocation: Invocation) -> anyhow::Resul
     let mut edge = super::edge();
     let clock = edge.clock;
     let prepared = Prepared::new(args.options.into_options(invocation), &mut edge)?;
-    let _telemetry = telemetry::init(&prepared.config().telemetry)?;
+    let _telemetry = telemetry::init(&prepared.config().telemetry, None)?;
     let asked = Shutdown::default();
     asked.on_signals()?;
     // The roles go on after the first signal, until the demo has cleaned up.

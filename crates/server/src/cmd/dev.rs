@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::Invocation;
 use crate::dev::{DEFAULT_DATA_DIR, Dev, DevInfo, DevOptions, Prepared};
+use crate::roles::Role;
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 
@@ -54,7 +55,7 @@ impl DevFlags {
 pub(super) async fn run(args: DevArgs, invocation: Invocation) -> anyhow::Result<()> {
     let mut edge = super::edge();
     let prepared = Prepared::new(args.options.into_options(invocation), &mut edge)?;
-    let _telemetry = telemetry::init(&prepared.config().telemetry)?;
+    let telemetry = telemetry::init(&prepared.config().telemetry, Some(&edge.instance(&Role::ALL)))?;
     let asked = Shutdown::default();
     asked.on_signals()?;
     // Of their own, so that a role that fails, which ends the others, is not taken for a signal.
@@ -70,7 +71,9 @@ pub(super) async fn run(args: DevArgs, invocation: Invocation) -> anyhow::Result
     } else {
         describe(dev.info())
     })?;
-    dev.run().await
+    let ended = dev.run().await;
+    telemetry.close().await;
+    ended
 }
 
 pub(super) fn describe(info: &DevInfo) -> String {

@@ -27,7 +27,7 @@ pub(super) enum ProjectionCommand {
 
 pub(super) async fn run(command: ProjectionCommand, sources: &Sources) -> anyhow::Result<()> {
     let (mut config, _) = Config::load(sources, &[])?;
-    let _telemetry = telemetry::init(&config.telemetry)?;
+    let _telemetry = telemetry::init(&config.telemetry, None)?;
     let shutdown = Shutdown::default();
     shutdown.on_signals()?;
     let bar = Bar::new();

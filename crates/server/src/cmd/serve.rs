@@ -7,11 +7,12 @@ use crate::telemetry;
 
 pub(super) async fn run(roles: &[Role], sources: &Sources) -> anyhow::Result<()> {
     let (config, _) = Config::load(sources, roles)?;
-    let _telemetry = telemetry::init(&config.telemetry)?;
+    let mut edge = super::edge();
+    let telemetry = telemetry::init(&config.telemetry, Some(&edge.instance(roles)))?;
     let shutdown = Shutdown::default();
     shutdown.on_signals()?;
-    Running::start(&config, roles, super::edge(), shutdown)
-        .await?
-        .run()
-        .await
+    let ran = async { Running::start(&config, roles, edge, shutdown).await?.run().await };
+    let ended = ran.await;
+    telemetry.close().await;
+    ended
 }

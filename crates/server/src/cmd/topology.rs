@@ -19,7 +19,7 @@ pub(super) enum TopologyCommand {
 
 pub(super) async fn run(command: TopologyCommand, sources: &Sources) -> anyhow::Result<()> {
     let (config, _) = Config::load(sources, &[])?;
-    let _telemetry = telemetry::init(&config.telemetry)?;
+    let _telemetry = telemetry::init(&config.telemetry, None)?;
     let checks = matches!(command, TopologyCommand::Check);
     let mut faults = 0;
     if checks {

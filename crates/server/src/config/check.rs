@@ -17,6 +17,8 @@ const MIN_LEASE_TTL: Duration = Duration::from_secs(3);
 /// Smallest `max_append_bytes`: room for a few messages with the largest payload.
 const MIN_APPEND_BYTES: u32 = 1 << 20;
 
+/// Shortest `otlp_metrics_interval`.
+const MIN_METRICS_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest `sweep_after`: what is forgotten is to be found while it matters.
 const MAX_SWEEP_AFTER: Duration = Duration::from_hours(1);
 /// Largest `replay.max_outstanding`: their ids are asked about again and again.
@@ -46,7 +48,7 @@ pub(super) fn check(config: &Config, settings: &Settings, roles: &[Role], proble
     }
 }
 
-/// The files of the listener's TLS.
+/// The files of TLS.
 pub(super) fn files(config: &Config, settings: &Settings, problems: &mut Vec<Problem>) {
     let mut checks = Checks {
         config,
@@ -54,6 +56,12 @@ pub(super) fn files(config: &Config, settings: &Settings, problems: &mut Vec<Pro
         problems,
     };
     checks.tls(true);
+    if let Some(path) = &config.telemetry.otlp_ca_file
+        && let Err(error) = std::fs::read(path)
+    {
+        let message = format!("cannot read {}: {error}", path.display());
+        checks.report("telemetry.otlp_ca_file", &message);
+    }
 }
 
 /// The files of the connections to the log and, for roles that have one, to the history.
@@ -131,6 +139,17 @@ impl Checks<'_> {
             endpoint.is_none_or(is_http),
             "telemetry.otlp_endpoint",
             "must start with http:// or https://",
+        );
+        self.require(
+            !telemetry.otlp_timeout.is_zero(),
+            "telemetry.otlp_timeout",
+            "must be longer than 0",
+        );
+        let every = telemetry.otlp_metrics_interval;
+        self.require(
+            every.is_zero() || every >= MIN_METRICS_INTERVAL,
+            "telemetry.otlp_metrics_interval",
+            "must be 1 s or longer, or 0 for never",
         );
         let ratio = telemetry.trace_sample_ratio;
         self.require(

@@ -11,7 +11,13 @@ use figment::value::{Dict, Tag, Value};
 use super::{Config, DEFAULTS, ENV_PREFIX, Problem};
 
 /// Keys whose values are secrets or may hold one; each may come from the file that `<key>_file` names.
-pub(super) const SECRETS: [&str; 4] = ["api.admin_key", "history.url", "log.url", "sealing.keys"];
+pub(super) const SECRETS: [&str; 5] = [
+    "api.admin_key",
+    "history.url",
+    "log.url",
+    "sealing.keys",
+    "telemetry.otlp_headers",
+];
 
 /// What a configuration is made of, beside the embedded defaults.
 #[derive(Clone, Default)]

@@ -8,6 +8,7 @@ use super::Settings;
 use super::layers::{Origin, SECRETS};
 
 const HIDDEN: &str = "(hidden)";
+const HEADERS: &str = "telemetry.otlp_headers";
 /// Of the secrets, those that are URLs.
 const URLS: [&str; 2] = ["history.url", "log.url"];
 
@@ -40,7 +41,7 @@ impl Settings {
                 };
                 render(&shown.into())
             } else if SECRETS.contains(&key.as_str()) {
-                redact(&setting.value)
+                redact(&setting.value, if key == HEADERS { '=' } else { ':' })
             } else {
                 render(&setting.value)
             };
@@ -62,13 +63,17 @@ fn render(value: &Value) -> String {
     }
 }
 
-fn redact(value: &Value) -> String {
+/// Hides what follows `mark`, or everything.
+fn redact(value: &Value, mark: char) -> String {
     match value {
-        Value::Array(_, items) => format!("[{}]", items.iter().map(redact).collect::<Vec<_>>().join(", ")),
+        Value::Array(_, items) => {
+            let items: Vec<_> = items.iter().map(|item| redact(item, mark)).collect();
+            format!("[{}]", items.join(", "))
+        }
         Value::String(_, text) if text.is_empty() => render(value),
-        // Of a sealing key, its id may be seen.
-        Value::String(_, text) => match text.split_once(':') {
-            Some((id, _)) => render(&format!("{id}:{HIDDEN}").into()),
+        // Of a sealing key, its id may be seen; of a header, its name.
+        Value::String(_, text) => match text.split_once(mark) {
+            Some((id, _)) => render(&format!("{id}{mark}{HIDDEN}").into()),
             None => render(&HIDDEN.into()),
         },
         _ => render(&HIDDEN.into()),

@@ -467,3 +467,41 @@ fn an_api_that_could_take_nothing_is_refused() {
         );
     }
 }
+
+#[test]
+fn headers_for_the_collector_are_read_and_never_shown() {
+    let value = "authorization=Bearer a:b=c, x-tenant = acme";
+    let sources = environment(&[("CUITTY_WEBHOOKS__TELEMETRY__OTLP_HEADERS", value)]);
+    let (config, settings) = Config::load(&sources, &[]).unwrap();
+    let metadata = config.telemetry.otlp_headers.metadata();
+    assert_eq!(metadata.get("authorization").unwrap(), "Bearer a:b=c");
+    assert_eq!(metadata.get("x-tenant").unwrap(), "acme");
+    let shown = settings.show();
+    assert!(
+        shown.contains(r#"otlp_headers = ["authorization=(hidden)", "x-tenant=(hidden)"]"#),
+        "{shown}"
+    );
+    assert!(!format!("{config:?}").contains("Bearer"));
+    for wrong in ["authorization: Bearer x", "a b=c", "ä=b"] {
+        let sources = environment(&[("CUITTY_WEBHOOKS__TELEMETRY__OTLP_HEADERS", wrong)]);
+        let Problems(found) = Config::load(&sources, &[]).unwrap_err();
+        assert_eq!(found[0].key, "telemetry.otlp_headers", "{wrong}");
+        assert!(!found[0].message.contains("Bearer"), "{}", found[0].message);
+    }
+}
+
+#[test]
+fn how_telemetry_is_sent_has_bounds() {
+    for (key, bad, good) in [
+        ("OTLP_ENDPOINT", "collector:4317", "https://collector:4317"),
+        ("OTLP_TIMEOUT", "0s", "1ms"),
+        ("OTLP_METRICS_INTERVAL", "999ms", "0s"),
+        ("TRACE_SAMPLE_RATIO", "1.1", "1"),
+    ] {
+        let name = format!("CUITTY_WEBHOOKS__TELEMETRY__{key}");
+        let found = problems(&environment(&[(&name, bad)]), &[]);
+        let key = format!("telemetry.{}", key.to_lowercase());
+        assert_eq!(found, [(key, Origin::Environment(name.clone()))]);
+        assert!(Config::load(&environment(&[(&name, good)]), &[]).is_ok());
+    }
+}

@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use cuitty_webhooks_domain::limits;
 use cuitty_webhooks_domain::rejection::Rejection;
+use cuitty_webhooks_log::trace::{self, Traced};
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tracing::Instrument;
 use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::{Accepted, NewMessage};
 use crate::app::places::TakenPlace;
-use crate::app::{App, observed};
+use crate::app::{App, observed, observed_in};
 use crate::auth::{Caller, Scope};
 use crate::error::AppError;
 use crate::metrics as names;
@@ -88,10 +89,19 @@ impl App {
             let (tell, told) = oneshot::channel();
             let read = self.read_items(&caller, items, tell);
             let app = Arc::clone(self);
+            // Whoever takes the results reads the items, long after the call itself was answered.
+            let traced = Traced::current();
             let results = read
                 .then(move |(tag, item)| {
                     let beginning = Arc::clone(&app).begin_item(Arc::clone(&caller), item);
-                    async move { (tag, beginning.await) }
+                    let traced = traced.clone();
+                    async move {
+                        let accepting = match traced {
+                            Some(traced) => traced.run(beginning).await,
+                            None => beginning.await,
+                        };
+                        (tag, accepting)
+                    }
                 })
                 .map(async |(tag, accepting)| (tag, accepting.await))
                 .buffer_unordered(AT_ONCE)
@@ -164,7 +174,10 @@ impl App {
         message: NewMessage,
         permit: OwnedSemaphorePermit,
     ) -> Result<Accepted, AppError> {
-        observed("deliver_item", self.take(caller, message, permit)).await
+        // The call is about many messages.
+        let call = Span::none();
+        let taking = self.take(caller, message, permit, &call);
+        observed_in(Span::none(), "deliver_item", taking).await
     }
 
     /// A turn among the messages that wait for one, and with it a place among those being accepted, as soon as there are both.
@@ -182,7 +195,7 @@ impl App {
         T: Send + 'static,
         W: Future<Output = Result<T, AppError>> + Send + 'static,
     {
-        let working = self.accepting.spawn(work.in_current_span());
+        let working = self.accepting.spawn(trace::carried(work.in_current_span()));
         async move {
             working.await.unwrap_or_else(|error| {
                 tracing::error!("accepting a message panicked");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::rejection::Rejection;
 use cuitty_webhooks_log::subjects::{API_KEYS, ENDPOINTS, EVENT_TYPES, PROJECTS};
-use cuitty_webhooks_log::{IngestStream, LogError};
+use cuitty_webhooks_log::{IngestStream, LogError, trace};
 use tracing::field::Empty;
 
 use super::{Accepted, NewMessage};
@@ -90,7 +90,8 @@ impl App {
         place: Place,
     ) -> Result<Accepted, AppError> {
         let (_turn, permit) = self.room().await?;
-        observed("ingest_message", self.take(caller, message, permit)).await
+        let call = trace::task_span();
+        observed("ingest_message", self.take(caller, message, permit, &call)).await
     }
 
     /// Waits until this process has read every change of the control stream that was made before.

@@ -15,6 +15,7 @@ CARGO_DENY_VERSION := 0.20.2
 
 TOOLS := .tools
 NATS := $(TOOLS)/bin/nats-server
+PROMETHEUS := $(TOOLS)/bin/prometheus
 PYTHON_TOOLS := $(TOOLS)/python/.installed
 CARGO_DENY := $(TOOLS)/bin/cargo-deny
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -78,6 +79,24 @@ $(NATS): Makefile
 	fi; \
 	touch -h $@; \
 	$@ --version
+
+# Prometheus and promtool. Debian's package is unpacked, not installed: it would start a service.
+.PHONY: promtool
+promtool: $(PROMETHEUS)
+
+$(PROMETHEUS): Makefile
+	@mkdir -p $(TOOLS)/bin; rm -f $@ $(TOOLS)/bin/promtool; \
+	if command -v prometheus >/dev/null && command -v promtool >/dev/null; then \
+		ln -sf "$$(command -v promtool)" "$$(command -v prometheus)" $(TOOLS)/bin/; \
+	else \
+		package=$$(mktemp -d); \
+		trap 'rm -rf "$$package"' EXIT; \
+		(cd "$$package"; apt-get download -qq prometheus 2>/dev/null || { $(AS_ROOT) apt-get update -qq && apt-get download -qq prometheus; }; \
+			dpkg --extract prometheus_*.deb .); \
+		install -m 755 "$$package"/usr/bin/prometheus "$$package"/usr/bin/promtool $(TOOLS)/bin/; \
+	fi; \
+	touch -h $@; \
+	$@ --version | head -1
 
 $(PYTHON_TOOLS): tests/requirements.txt
 	@$(NEED_PIP); \

@@ -83,6 +83,7 @@ pub struct App {
     rng: Mutex<StdRng>,
     host_check: HostCheck,
     accepts: Arc<Semaphore>,
+    max_accepts: usize,
     /// Of these, what messages that wait for their turn may take together: while any of them waits for a place, none is free for
     /// those that do not.
     queued: Arc<Semaphore>,
@@ -127,6 +128,7 @@ impl App {
         clock: Clock,
         rng: StdRng,
     ) -> Result<Self, ApiError> {
+        names::register();
         // The last quarter is for those that do not wait.
         let accepts = config.max_concurrent_accepts;
         let queued = (accepts - accepts.div_ceil(4)).max(1);
@@ -148,6 +150,7 @@ impl App {
             clock,
             rng: Mutex::new(rng),
             accepts: Arc::new(Semaphore::new(accepts)),
+            max_accepts: accepts,
             queued: Arc::new(Semaphore::new(queued)),
             accepting: TaskTracker::new(),
             idempotency: OnceCell::new(),
@@ -191,6 +194,13 @@ impl App {
         found
             .or_else(|| is_known().then(Vec::new))
             .ok_or_else(|| unknown_project(project))
+    }
+
+    /// Sets the gauges of how much it has to do at this moment.
+    pub fn show_load(&self) {
+        let free = self.accepts.available_permits();
+        metrics::gauge!(names::ACCEPTS).set((self.max_accepts - free.min(self.max_accepts)) as f64);
+        metrics::gauge!(names::ACCEPTS_LIMIT).set(self.max_accepts as f64);
     }
 
     /// Ends every stream of delivery events, and lets those of messages end, so that their connections can.

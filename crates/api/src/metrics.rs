@@ -1,6 +1,6 @@
 //! Names of the metrics that the API records.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 /// Calls by `operation` and by `code` (`ok` or an error's code).
 pub const CALLS: &str = "webhooks_api_calls_total";
@@ -12,6 +12,10 @@ pub const UNAUTHENTICATED: &str = "webhooks_api_unauthenticated_total";
 pub const MESSAGES: &str = "webhooks_messages_accepted_total";
 /// Deliveries that the log has stored.
 pub const DELIVERIES: &str = "webhooks_deliveries_accepted_total";
+/// Messages that are being accepted at this moment.
+pub const ACCEPTS: &str = "webhooks_accepts_in_flight";
+/// How many may be: beyond it, single calls are refused as `overloaded`, and others wait.
+pub const ACCEPTS_LIMIT: &str = "webhooks_accepts_limit";
 /// Messages that were published on NATS, by `outcome`: `accepted`, `rejected`, or `later` for each time that one could not be
 /// taken yet.
 pub const INGESTED: &str = "webhooks_ingest_messages_total";
@@ -47,6 +51,16 @@ pub fn describe() {
         "Messages stored in the log by outcome (accepted, unmatched, duplicate)"
     );
     describe_counter!(DELIVERIES, Unit::Count, "Deliveries stored in the log");
+    describe_gauge!(
+        ACCEPTS,
+        Unit::Count,
+        "Messages that are being accepted at this moment"
+    );
+    describe_gauge!(
+        ACCEPTS_LIMIT,
+        Unit::Count,
+        "Messages that may be accepted at the same time"
+    );
     describe_counter!(
         INGESTED,
         Unit::Count,
@@ -70,4 +84,37 @@ pub fn describe() {
     describe_gauge!(CONNECTIONS, Unit::Count, "Connections open to the API");
     describe_gauge!(DELIVER_STREAMS, Unit::Count, "Streams of messages open");
     describe_gauge!(WATCHERS, Unit::Count, "Streams of delivery events open");
+}
+
+/// Shows what a process that accepts counts, at 0: a series that comes with its first increment would hide it from alerts.
+pub(crate) fn register() {
+    for operation in ["deliver_message", "deliver_item", "ingest_message"] {
+        for code in ["ok", "internal", "log_unavailable", "overloaded", "timed_out"] {
+            let _ = counter!(CALLS, "operation" => operation, "code" => code);
+        }
+        let _ = histogram!(CALL_SECONDS, "operation" => operation);
+    }
+    for code in ["missing_api_key", "invalid_api_key"] {
+        let _ = counter!(UNAUTHENTICATED, "code" => code);
+    }
+    for outcome in ["accepted", "unmatched", "duplicate"] {
+        let _ = counter!(MESSAGES, "outcome" => outcome);
+    }
+    for outcome in ["accepted", "rejected", "later"] {
+        let _ = counter!(INGESTED, "outcome" => outcome);
+    }
+    let _ = counter!(INGEST_REJECTED, "reason" => "invalid_fields");
+    for name in [DELIVERIES, INGEST_REDELIVERED] {
+        let _ = counter!(name);
+    }
+    for name in [
+        INGEST_WAITING,
+        ACCEPTS,
+        ACCEPTS_LIMIT,
+        CONNECTIONS,
+        DELIVER_STREAMS,
+        WATCHERS,
+    ] {
+        let _ = gauge!(name);
+    }
 }

@@ -1,7 +1,9 @@
 //! The dispatcher's metrics.
 
-use crate::scheduler::Stats;
-use cuitty_webhooks_domain::attempt::{Attempt, ErrorClass};
+use std::time::Duration;
+
+use crate::scheduler::{HeldBy, Stats};
+use cuitty_webhooks_domain::attempt::{Attempt, ErrorClass, Timing};
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
 /// Names of the metrics.
@@ -12,6 +14,20 @@ pub mod names {
     pub const ATTEMPT_SECONDS: &str = "webhooks_attempt_duration_seconds";
     /// Time from an item's arrival in its lane to the start of its attempt.
     pub const QUEUE_SECONDS: &str = "webhooks_queue_duration_seconds";
+    /// Parts of attempts, by `part`: `dns`, `connect`, `tls`, and `first_byte` from the start to the head of the response.
+    /// Parts that did not happen, as on a connection that was kept alive, are not counted.
+    pub const PART_SECONDS: &str = "webhooks_attempt_part_seconds";
+    /// From the time of a retry to the arrival of its timer.
+    pub const TIMER_LATENESS: &str = "webhooks_timer_lateness_seconds";
+    /// How long the oldest delivery that waits has been due, by what it is `held_by`: `log` (not pulled yet), `dispatcher` (no
+    /// free slot), `endpoint` (its limits or its order), `breaker`.
+    pub const OLDEST_DUE: &str = "webhooks_oldest_due_delivery_age_seconds";
+    /// Work items of a `partition` that its holder has not pulled yet; 0 from everybody else.
+    pub const PARTITION_WAITING: &str = "webhooks_partition_waiting_deliveries";
+    /// Work items of a `partition` that its holder has pulled and not acknowledged; 0 from everybody else.
+    pub const PARTITION_UNACKED: &str = "webhooks_partition_unacknowledged_deliveries";
+    /// Attempts that may be in flight at most.
+    pub const SLOTS: &str = "webhooks_attempt_slots";
     /// Attempts in flight.
     pub const IN_FLIGHT: &str = "webhooks_attempts_in_flight";
     /// Lanes with something in flight or waiting.
@@ -49,6 +65,36 @@ pub fn describe() {
         names::QUEUE_SECONDS,
         Unit::Seconds,
         "Wait in a lane before an attempt"
+    );
+    describe_histogram!(
+        names::PART_SECONDS,
+        Unit::Seconds,
+        "Parts of attempts (dns, connect, tls, first_byte), where they happened"
+    );
+    describe_histogram!(
+        names::TIMER_LATENESS,
+        Unit::Seconds,
+        "From the time of a retry to the arrival of its timer"
+    );
+    describe_gauge!(
+        names::OLDEST_DUE,
+        Unit::Seconds,
+        "How long the oldest waiting delivery has been due, by what holds it (log, dispatcher, endpoint, breaker)"
+    );
+    describe_gauge!(
+        names::PARTITION_WAITING,
+        Unit::Count,
+        "Work items of a partition held here that were not pulled yet"
+    );
+    describe_gauge!(
+        names::PARTITION_UNACKED,
+        Unit::Count,
+        "Work items of a partition held here that were pulled and not acknowledged"
+    );
+    describe_gauge!(
+        names::SLOTS,
+        Unit::Count,
+        "Attempts that may be in flight at most"
     );
     describe_gauge!(names::IN_FLIGHT, Unit::Count, "Attempts in flight");
     describe_gauge!(
@@ -125,6 +171,10 @@ pub(crate) struct Metrics {
     failed: [Counter; ErrorClass::ALL.len()],
     attempt_seconds: Histogram,
     queue_seconds: Histogram,
+    /// DNS, connect, TLS, first byte.
+    parts: [Histogram; 4],
+    timer_lateness: Histogram,
+    oldest_due: [Gauge; HeldBy::ALL.len()],
     parked: [Counter; 4],
     in_flight: Gauge,
     lanes: Gauge,
@@ -142,12 +192,18 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    /// Of a dispatcher with so many slots.
+    pub(crate) fn new(slots: usize) -> Self {
+        gauge!(names::SLOTS).set(slots as f64);
         Self {
             succeeded: counter!(names::ATTEMPTS, "outcome" => "succeeded"),
             failed: ErrorClass::ALL.map(|class| counter!(names::ATTEMPTS, "outcome" => class.as_str())),
             attempt_seconds: histogram!(names::ATTEMPT_SECONDS),
             queue_seconds: histogram!(names::QUEUE_SECONDS),
+            parts: ["dns", "connect", "tls", "first_byte"]
+                .map(|part| histogram!(names::PART_SECONDS, "part" => part)),
+            timer_lateness: histogram!(names::TIMER_LATENESS),
+            oldest_due: HeldBy::ALL.map(|held_by| gauge!(names::OLDEST_DUE, "held_by" => held_by.as_str())),
             parked: ["scheduler", "unknown_endpoint", "not_attempted", "unreadable"]
                 .map(|reason| counter!(names::PARKED, "reason" => reason)),
             in_flight: gauge!(names::IN_FLIGHT),
@@ -172,7 +228,24 @@ impl Metrics {
             Some(error) => self.failed[error.class as usize].increment(1),
         }
         self.attempt_seconds.record(attempt.duration);
-        self.queue_seconds.record(attempt.timing.queue);
+        let Timing {
+            queue,
+            dns,
+            connect,
+            tls,
+            first_byte,
+        } = attempt.timing;
+        self.queue_seconds.record(queue);
+        for (histogram, part) in self.parts.iter().zip([dns, connect, tls, first_byte]) {
+            if let Some(part) = part {
+                histogram.record(part);
+            }
+        }
+    }
+
+    /// A timer has come that was for so long ago.
+    pub(crate) fn timer(&self, late: Duration) {
+        self.timer_lateness.record(late);
     }
 
     pub(crate) fn stats(&self, stats: &Stats) {
@@ -180,6 +253,9 @@ impl Metrics {
         self.lanes.set(stats.lanes as f64);
         self.detached.set(stats.detached as f64);
         self.open.set(stats.open as f64);
+        for (gauge, age) in self.oldest_due.iter().zip(stats.oldest) {
+            gauge.set(age.as_secs_f64());
+        }
         self.queued.set(stats.queued.items as f64);
         self.queued_bytes.set(stats.queued.bytes as f64);
         self.paused.set(f64::from(u8::from(stats.is_paused)));
@@ -187,5 +263,41 @@ impl Metrics {
 
     pub(crate) fn parked(&self, reason: ParkReason) {
         self.parked[reason as usize].increment(1);
+    }
+}
+
+/// What a dispatcher shows of the partitions that it holds.
+pub(crate) struct PartitionGauges {
+    waiting: Vec<Gauge>,
+    unacked: Vec<Gauge>,
+    oldest: Gauge,
+}
+
+impl PartitionGauges {
+    /// Of this many partitions.
+    pub(crate) fn new(partitions: u16) -> Self {
+        let each = |name: &'static str| -> Vec<Gauge> {
+            let of = |partition: u16| gauge!(name, "partition" => partition.to_string());
+            (0..partitions).map(of).collect()
+        };
+        Self {
+            waiting: each(names::PARTITION_WAITING),
+            unacked: each(names::PARTITION_UNACKED),
+            oldest: gauge!(names::OLDEST_DUE, "held_by" => "log"),
+        }
+    }
+
+    /// The lag of a partition; zero, too, of one that another dispatcher shows.
+    pub(crate) fn lag(&self, partition: u16, waiting: u64, unacked: u64) {
+        let index = usize::from(partition);
+        if let (Some(of_waiting), Some(of_unacked)) = (self.waiting.get(index), self.unacked.get(index)) {
+            of_waiting.set(waiting as f64);
+            of_unacked.set(unacked as f64);
+        }
+    }
+
+    /// How long the oldest item that nobody has pulled has been in the log.
+    pub(crate) fn oldest(&self, age: Duration) {
+        self.oldest.set(age.as_secs_f64());
     }
 }

@@ -24,6 +24,7 @@ mod pace;
 mod partition;
 mod recent;
 mod saving;
+mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -37,11 +38,12 @@ use tokio::time::Instant;
 pub(crate) use self::breaker::BreakerRules;
 pub(crate) use self::interface::{
     AttemptKey, Blocked, BreakerState, Command, Ended, Event, Health, Item, Known, LaneId, LaneSettings,
-    LaneState, Limits, Recovered, Room, Sign, Stats,
+    LaneState, Limits, Recovered, Room, Sign,
 };
 use self::lane::{Lane, Place, Queued, Turn};
 use self::partition::Partition;
 use self::recent::Recent;
+pub(crate) use self::stats::{HeldBy, Stats};
 
 /// How long before an item that is held is reported as being worked on it may be, to report many at once.
 const PROGRESS_SLACK: Duration = Duration::from_millis(100);
@@ -64,6 +66,8 @@ struct Held<W> {
     /// Its attempt is not to be made before then.
     not_before: Option<Instant>,
     arrived: Instant,
+    /// How long it had been due then.
+    waited: Duration,
     /// Whether the log is to be asked first if the attempt was made.
     verify: bool,
     /// Whether the partition's consumer delivered it, so that it is to be acknowledged.
@@ -254,23 +258,6 @@ impl<W> Scheduler<W> {
         self.held.get(&key).map(|held| held.endpoint_id)
     }
 
-    pub(crate) fn stats(&self) -> Stats {
-        Stats {
-            in_flight: self.in_flight,
-            lanes: self.lanes.len(),
-            detached: self.lanes.values().filter(|lane| lane.is_detached()).count(),
-            open: self
-                .lanes
-                .values()
-                .filter(|lane| lane.settings.active && !lane.breaker.is_closed())
-                .count(),
-            queued: self.queued,
-            is_paused: self.is_paused,
-            duplicates: self.duplicates,
-            skipped: self.skipped,
-        }
-    }
-
     fn is_current(&self, lane: LaneId) -> bool {
         self.lanes
             .get(&lane.endpoint_id)
@@ -339,6 +326,7 @@ impl<W> Scheduler<W> {
                 not_before: queued.not_before,
                 verify: queued.verify,
                 arrived: now,
+                waited: item.waited,
                 pulled,
                 in_flight: None,
                 life: lane.life,

@@ -2,6 +2,7 @@
 
 mod errands;
 mod items;
+mod lag;
 mod puller;
 mod replies;
 
@@ -24,6 +25,7 @@ use tracing::{debug, error, info, warn};
 
 use self::errands::{Errands, Owner, Times};
 use self::items::{item, unknown_delay};
+use self::lag::LagWatch;
 use self::puller::{Pulled, Puller};
 use self::replies::Replies;
 use crate::config::DispatcherConfig;
@@ -69,12 +71,13 @@ pub(crate) struct Service {
     replies: Replies,
     /// Of the scheduler's figures, what the counters have: duplicates, and items left to detached lanes.
     counted: (u64, u64),
+    _lag: LagWatch,
     is_draining: bool,
 }
 
 impl Service {
     pub(crate) fn new(dispatcher: Dispatcher, reads: Log, membership: Membership) -> Self {
-        let metrics = Metrics::new();
+        let metrics = Metrics::new(dispatcher.config.max_in_flight);
         let limits = limits(&dispatcher.config);
         let (id, log, clock) = (dispatcher.id, dispatcher.log, dispatcher.clock);
         let (lanes, cancellations) = (dispatcher.lanes, dispatcher.cancellations);
@@ -96,6 +99,7 @@ impl Service {
         let (pulled, arrivals) = mpsc::channel(PULLED);
         Self {
             replies: Replies::start(log.clone()),
+            _lag: LagWatch::start(reads.clone(), membership.holdings(), clock),
             errands: Errands::new(reads, lanes, clock, id, metrics.clone()),
             scheduler: Scheduler::new(limits),
             engine: Arc::new(engine),
@@ -277,6 +281,11 @@ impl Service {
             utc: (self.engine.clock)(),
             instant: now,
         };
+        if let WorkEvent::Due(due) = &work.event
+            && first
+        {
+            self.metrics.timer(times.since(due.due_at));
+        }
         if let Some(item) = item(work, times) {
             let event = Event::Pulled {
                 endpoint_id,
@@ -371,7 +380,7 @@ impl Service {
         for partition in partitions {
             self.lease(partition, now);
         }
-        let stats = self.scheduler.stats();
+        let stats = self.scheduler.stats(now);
         self.metrics.stats(&stats);
         let (duplicates, skipped) = std::mem::replace(&mut self.counted, (stats.duplicates, stats.skipped));
         self.metrics.duplicates.increment(stats.duplicates - duplicates);

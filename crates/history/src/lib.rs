@@ -7,6 +7,7 @@
 //! Start at [`Store`].
 
 mod apply;
+mod backlog;
 mod config;
 mod cursor;
 mod database;
@@ -25,6 +26,7 @@ mod store;
 mod upkeep;
 
 pub use apply::{AppliedStats, Batch};
+pub use backlog::{Backlog, COUNTED, Pool};
 pub use config::StoreConfig;
 pub use cursor::{Cursor, InvalidCursor};
 pub use error::HistoryError;

@@ -265,7 +265,11 @@ impl Log {
         let outgoing = Outgoing::new(subject, codec::encode_concluded(event))
             .id(id.to_string())
             .traceparent(trace::header().into());
-        trace::refused(self.append(outgoing).await)
+        let appended = trace::refused(self.append(outgoing).await)?;
+        if !appended.duplicate {
+            self.metrics().concluded(&event.conclusion);
+        }
+        Ok(appended)
     }
 
     /// Appends a change of an endpoint with its state afterwards. `expected_last_sequence` is the sequence of the change
@@ -411,9 +415,10 @@ impl Log {
             sleep(pause).await;
             sent = self.send(&subject, &message, &mut connects, deadline).await;
         };
-        metrics::histogram!(names::APPEND_SECONDS).record(started.elapsed());
+        let metrics = self.metrics();
+        metrics.append_seconds.record(started.elapsed());
         if !ack.duplicate {
-            metrics::counter!(names::APPENDED, "kind" => message.subject.kind().as_str()).increment(1);
+            metrics.appended(message.subject.kind());
         }
         Ok(Appended {
             sequence: ack.sequence,

@@ -16,7 +16,7 @@ use crate::append::Budget;
 use crate::config::LogConfig;
 use crate::denial::Denials;
 use crate::error::LogError;
-use crate::metrics::names;
+use crate::metrics::{Metrics, names};
 use crate::work::Floor;
 use crate::{Inner, Log, tls};
 
@@ -68,6 +68,7 @@ impl Log {
                 connects,
                 denials,
                 budget,
+                metrics: Metrics::new(),
                 partitions,
                 floors,
             }),

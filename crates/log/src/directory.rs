@@ -104,6 +104,11 @@ impl Directory {
     pub fn is_live(&self) -> bool {
         self.kept.is_live()
     }
+
+    /// How long ago this was last known to be as the log has it; zero while it is.
+    pub fn age(&self) -> Duration {
+        self.kept.age().unwrap_or_default()
+    }
 }
 
 impl Endpoints {

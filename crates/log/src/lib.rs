@@ -37,6 +37,7 @@ mod pages;
 mod progress;
 mod read;
 mod replays;
+mod storage;
 pub mod subjects;
 mod timer;
 mod tls;
@@ -71,15 +72,17 @@ pub use crate::error::LogError;
 pub use crate::event_types::{EventTypeEntry, EventTypes, ProjectEntry};
 pub use crate::idempotency::{Claim, Idempotency, Intent, Record};
 pub use crate::ingest::{IngestStream, Published, Refusal};
-pub use crate::lag::PartitionLag;
+pub use crate::lag::{PartitionBacklog, PartitionLag};
 pub use crate::lanes::{BlockedBy, HealthState, LaneHealth, LaneRecord, Lanes, SavedLane};
 pub use crate::listen::{AnswerTo, Listener, Notified};
+use crate::metrics::Metrics;
 pub use crate::notify::{Notification, NotifyError};
 pub use crate::outcomes::{LastOutcome, Outcomes};
 pub use crate::progress::{Progress, ProgressRead};
 pub use crate::read::{EventBody, EventReader, StoredEvent};
 pub use crate::replays::{ReplayEntry, Replays};
 pub use crate::tls::Problem;
+pub use crate::storage::{Storage, StreamStorage};
 pub use crate::topology::{StreamState, StreamStatus, Topology};
 use crate::work::Floor;
 pub use crate::work::{Acker, WorkEvent, WorkItem, WorkStream};
@@ -99,6 +102,7 @@ struct Inner {
     /// What nats-server does not let this process do.
     denials: Arc<Denials>,
     budget: Budget,
+    metrics: Metrics,
     /// As the stream's metadata say; 0 until they were read.
     partitions: AtomicU16,
     /// What is known to be done, by partition.
@@ -164,6 +168,10 @@ impl Log {
     /// The bytes that may be on their way into the log.
     pub(crate) fn budget(&self) -> &Budget {
         &self.inner.budget
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
     }
 
     /// What of `partition`'s work is known to be done.

@@ -64,15 +64,23 @@ impl StoredEvent {
         let traceparent = headers
             .and_then(|headers| headers.get(TRACEPARENT))
             .map(ToString::to_string);
-        // Nanoseconds in an i64 reach until 2262.
-        let stored_at = DateTime::from_timestamp_nanos(i64::try_from(stored_at_nanos).unwrap_or(i64::MAX));
         Self {
             sequence,
-            stored_at,
+            stored_at: time(stored_at_nanos),
             traceparent,
             body: EventBody::decode(subject, body),
         }
     }
+}
+
+/// A time of nats-server's. Nanoseconds in an i64 reach until 2262.
+pub(crate) fn time(nanos: i128) -> DateTime<Utc> {
+    DateTime::from_timestamp_nanos(i64::try_from(nanos).unwrap_or(i64::MAX))
+}
+
+/// When nats-server stored a message.
+pub(crate) fn stored_at(message: &StreamMessage) -> DateTime<Utc> {
+    time(message.time.unix_timestamp_nanos())
 }
 
 impl EventBody {
@@ -95,15 +103,20 @@ impl Log {
     /// The message at `sequence`; `None` when it was removed or is not there yet.
     pub async fn get(&self, sequence: u64) -> Result<Option<StoredEvent>, LogError> {
         Ok(self.message_at(STREAM, sequence).await?.map(|message| {
-            let stored_at = message.time.unix_timestamp_nanos();
             StoredEvent::new(
                 message.sequence,
-                stored_at,
+                message.time.unix_timestamp_nanos(),
                 &message.subject,
                 Some(&message.headers),
                 message.payload,
             )
         }))
+    }
+
+    /// When the first message at or after `sequence` was stored; `None` when there is none.
+    pub async fn stored_at(&self, sequence: u64) -> Result<Option<DateTime<Utc>>, LogError> {
+        let next = self.next_message(STREAM, ">", sequence.max(1)).await?;
+        Ok(next.as_ref().map(stored_at))
     }
 
     /// Sequences of the first and the last message. The first is one more than the last when there are none.

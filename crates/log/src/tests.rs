@@ -9,6 +9,7 @@ mod connect;
 mod durable;
 mod fixtures;
 mod idempotency;
+mod lag;
 mod lanes;
 mod notify;
 mod outcomes;

@@ -37,6 +37,18 @@ pub const CANCELLATIONS_BUCKET: &str = "WEBHOOKS_CANCELLATIONS";
 /// When each API key was last used.
 pub const API_KEY_USES_BUCKET: &str = "WEBHOOKS_API_KEY_USES";
 
+/// Every stream, buckets included.
+pub const STREAMS: [&str; 8] = [
+    STREAM,
+    CONTROL_STREAM,
+    INGEST_STREAM,
+    "KV_WEBHOOKS_IDEMPOTENCY",
+    "KV_WEBHOOKS_DISPATCHERS",
+    "KV_WEBHOOKS_LANES",
+    "KV_WEBHOOKS_CANCELLATIONS",
+    "KV_WEBHOOKS_API_KEY_USES",
+];
+
 /// Most partitions that a stream can have.
 pub const MAX_PARTITIONS: u16 = 64;
 /// Durable consumers visited at the same time.

@@ -23,6 +23,7 @@ pub mod metrics;
 mod projector;
 mod rebuild;
 mod replay;
+mod survey;
 mod sweep;
 mod upkeep;
 mod verify;

@@ -17,13 +17,12 @@ use crate::feed::{Batch, Feed};
 use crate::gone::Disabler;
 use crate::leadership::Leadership;
 use crate::replay::Replayer;
+use crate::survey::Survey;
 use crate::upkeep::Upkeep;
 use crate::{fold, metrics};
 
 /// How often an idle projector looks whether the checkpoint is still where it left it, as after a rebuild's reset.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
-/// How often the lag is measured.
-const LAG_INTERVAL: Duration = Duration::from_secs(5);
 /// How long to wait before looking again at a history that does not belong to the log.
 const MISMATCH_PAUSE: Duration = Duration::from_secs(5);
 
@@ -67,6 +66,7 @@ impl Projector {
         store: Store,
         clock: Clock,
     ) -> Self {
+        metrics::register();
         Self {
             config,
             log,
@@ -97,7 +97,7 @@ impl Projector {
             let leading = async {
                 tokio::select! {
                     () = Box::pin(self.lead(&stand_down)) => {}
-                    () = self.measure_lag() => {}
+                    () = Box::pin(self.survey().run()) => {}
                     () = Box::pin(self.upkeep().run()) => {}
                     () = Box::pin(self.replayer().run()) => {}
                 }
@@ -288,13 +288,12 @@ impl Projector {
         }
     }
 
-    async fn measure_lag(&self) {
-        loop {
-            if let Ok((_, last)) = self.log.bounds().await {
-                let lag = last.saturating_sub(self.status.borrow().checkpoint);
-                ::metrics::gauge!(metrics::LAG).set(lag as f64);
-            }
-            tokio::time::sleep(LAG_INTERVAL).await;
+    fn survey(&self) -> Survey {
+        Survey {
+            log: self.log.clone(),
+            store: self.store.clone(),
+            status: self.status(),
+            clock: self.clock,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The second listener, for orchestrators and monitoring: `/livez`, `/readyz`, `/metrics`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -9,6 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
+use cuitty_webhooks_api::App;
 use cuitty_webhooks_history::Store;
 use cuitty_webhooks_log::Log;
 use cuitty_webhooks_log::directory::Directory;
@@ -19,11 +20,13 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::gauges;
 use crate::roles::Role;
 
 /// Longest wait for one component to answer a probe. Whoever probes us may wait for a second only.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
-/// How often samples of histograms are folded, so that they do not pile up between scrapes.
+/// How often samples of histograms are folded, so that they do not pile up between scrapes, and gauges are set for those who do not
+/// scrape.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the process's roles need, filled in as they start.
@@ -40,6 +43,8 @@ pub struct Health {
     pub(crate) ingest: OnceLock<watch::Receiver<bool>>,
     /// Whether this dispatcher is one of the dispatchers.
     pub(crate) dispatcher: OnceLock<watch::Receiver<bool>>,
+    /// What accepts; gone when the roles have ended.
+    pub(crate) app: OnceLock<Weak<App>>,
     pub(crate) projector: OnceLock<watch::Receiver<ProjectorStatus>>,
     /// Cancelled when a shutdown begins.
     pub(crate) draining: CancellationToken,
@@ -174,12 +179,16 @@ pub(crate) async fn serve(
     let router = Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
-        .with_state(health)
-        .route("/metrics", get(render).with_state(metrics.clone()));
+        .with_state(health.clone())
+        .route(
+            "/metrics",
+            get(render).with_state((health.clone(), metrics.clone())),
+        );
     let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     let upkeep = async {
         loop {
             tokio::time::sleep(UPKEEP_INTERVAL).await;
+            gauges::refresh(&health);
             metrics.run_upkeep();
         }
     };
@@ -199,7 +208,8 @@ async fn readyz(State(health): State<Arc<Health>>) -> impl IntoResponse {
     (status, Json(readiness))
 }
 
-async fn render(State(metrics): State<PrometheusHandle>) -> impl IntoResponse {
+async fn render(State((health, metrics)): State<(Arc<Health>, PrometheusHandle)>) -> impl IntoResponse {
+    gauges::refresh(&health);
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
         metrics.render(),

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod cmd;
 pub mod config;
 pub mod dev;
+mod gauges;
 pub mod roles;
 pub mod shutdown;
 pub mod telemetry;

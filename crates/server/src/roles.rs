@@ -22,6 +22,7 @@ use tracing::{error, info, warn};
 use self::parts::Parts;
 use crate::admin::{self, Health, Readiness};
 use crate::config::Config;
+use crate::gauges;
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, Instance};
 
@@ -110,6 +111,7 @@ impl Running {
         }
         raise_open_files();
         let metrics = telemetry::metrics()?;
+        gauges::start(roles);
         let admin_listener = bind(config.listen.admin, "listen.admin").await?;
         let admin_address = admin_listener.local_addr()?;
         let api_listener = if has(Role::Api) {

@@ -189,6 +189,7 @@ pub fn metrics() -> anyhow::Result<PrometheusHandle> {
         cuitty_webhooks_api::metrics::describe();
         cuitty_webhooks_dispatcher::metrics::describe();
         cuitty_webhooks_projector::metrics::describe();
+        crate::gauges::describe();
     }
     // Whoever lost the race for the recorder takes the winner's handle.
     Ok(INSTALLED.get_or_init(|| handle).clone())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cuitty_webhooks_domain::delivery::{Conclusion, Delivery, DeliveryEvent, FailureReason};
 use cuitty_webhooks_domain::ids::DeliveryId;
-use cuitty_webhooks_history::{EndpointFailures, Store, StoreConfig, Waiting};
+use cuitty_webhooks_history::{Backlog, EndpointFailures, Store, StoreConfig, Waiting};
 
 use super::given::{Given, apply_split};
 
@@ -13,6 +13,7 @@ super::contract! {
     failing_endpoints_are_found_in_order_of_since_when
     waiting_deliveries_are_found_in_order_of_their_times
     nothing_is_found_before_the_history_has_come_so_far
+    the_backlog_is_what_has_not_ended
 }
 
 const EARLY: Duration = Duration::from_hours(1);
@@ -198,4 +199,44 @@ async fn nothing_is_found_before_the_history_has_come_so_far(config: &StoreConfi
         let failing = store.failing_endpoints(before, reached, None, 9).await.unwrap();
         assert_eq!((timers.len(), failing.len()), (found, found));
     }
+}
+
+async fn the_backlog_is_what_has_not_ended(config: &StoreConfig) {
+    let store = Store::open(config).await.unwrap();
+    let mut given = Given::new(44);
+    assert_eq!(store.backlog(given.now).await.unwrap(), Backlog::default());
+    let mut events = Vec::new();
+    let next_attempt_at = given.now + Duration::from_hours(1);
+    for number in 0..10 {
+        let delivery = given.any_delivery();
+        events.push(given.requested(&delivery));
+        let attempt = given.answered(1, if number < 3 { 204 } else { 500 });
+        match number {
+            0..3 => events.push(given.concluded(&delivery, Some(attempt), Conclusion::Succeeded)),
+            3..8 => {
+                let retry = Conclusion::Retry { next_attempt_at };
+                events.push(given.concluded(&delivery, Some(attempt), retry));
+            }
+            _ => {}
+        }
+    }
+    apply_split(&store, &events, &[]).await;
+    let requested_at = match &events[6].1 {
+        DeliveryEvent::Requested(requested) => requested.requested_at,
+        other => panic!("{other:?}"),
+    };
+    // Ten, of which three were delivered; five of the others wait for a time, which passes.
+    for (now, retries) in [(given.now, 5), (next_attempt_at, 0)] {
+        let expected = Backlog {
+            pending: 7,
+            retries,
+            oldest: Some(requested_at),
+        };
+        assert_eq!(store.backlog(now).await.unwrap(), expected);
+    }
+    let pool = store.pool();
+    assert!(
+        pool.used <= pool.limit && pool.limit == config.max_connections,
+        "{pool:?}"
+    );
 }

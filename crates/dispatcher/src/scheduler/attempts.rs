@@ -129,7 +129,8 @@ impl<W> Scheduler<W> {
     }
 
     /// An attempt that was not made, or not recorded, is to be made again after `delay`.
-    fn put_back(&mut self, key: AttemptKey, held: Held<W>, delay: Duration, now: Instant) {
+    fn put_back(&mut self, key: AttemptKey, mut held: Held<W>, delay: Duration, now: Instant) {
+        held.waited += now - held.arrived;
         let Some(lane) = self.lanes.get_mut(&held.endpoint_id) else {
             // The lane that started it is gone. One that was read is read again.
             if held.pulled {
@@ -188,6 +189,7 @@ impl<W> Scheduler<W> {
             sequence: held.sequence,
             bytes: held.bytes,
             deadline: held.deadline,
+            waited: held.waited,
             work: held.work,
         };
         self.hold(held.endpoint_id, item, held.pulled, queued, now);

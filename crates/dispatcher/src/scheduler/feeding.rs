@@ -289,6 +289,7 @@ impl<W> Scheduler<W> {
         let work = (held.pulled && is_live).then(|| held.work.clone());
         held.pulled &= !is_live;
         held.verify = false;
+        held.waited = Duration::ZERO;
         let number = key.number + 1;
         self.queue_again(AttemptKey { number, ..key }, held, until, now);
         if let Some(work) = work {

@@ -99,6 +99,8 @@ pub(crate) struct Item<W> {
     pub(crate) bytes: usize,
     /// From when on it is ended without an attempt.
     pub(crate) deadline: Instant,
+    /// How long it had been due when it came here.
+    pub(crate) waited: Duration,
     pub(crate) work: Arc<W>,
 }
 
@@ -331,22 +333,4 @@ pub(crate) enum Command<W> {
     Resume,
     /// Give up a partition that was to be handed over. Nothing is in flight for it, or nothing that is worth waiting for.
     HandOver { partition: u16 },
-}
-
-/// Figures for metrics.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Stats {
-    pub(crate) in_flight: usize,
-    pub(crate) lanes: usize,
-    /// Lanes that read the log themselves.
-    pub(crate) detached: usize,
-    /// Lanes of active endpoints whose breaker is not closed.
-    pub(crate) open: usize,
-    /// What waits, all lanes together.
-    pub(crate) queued: Room,
-    pub(crate) is_paused: bool,
-    /// Items that came again while they were held or after they were settled, since the start.
-    pub(crate) duplicates: u64,
-    /// Pulled items that were left to their detached lanes, since the start.
-    pub(crate) skipped: u64,
 }

@@ -244,6 +244,11 @@ impl<W> Lane<W> {
         self.queued = self.queued.minus(Room { items: 1, bytes });
     }
 
+    /// What waits first.
+    pub(super) fn head(&self) -> Option<&Queued> {
+        self.queue.front()
+    }
+
     /// The places in the log of what waits.
     pub(super) fn waiting(&self) -> impl Iterator<Item = u64> {
         self.queue.iter().map(|queued| queued.sequence)

@@ -10,4 +10,5 @@ mod log;
 mod model;
 mod receiver;
 mod rig;
+mod stats;
 mod world;

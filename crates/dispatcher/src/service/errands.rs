@@ -378,6 +378,11 @@ impl Times {
         self.instant + (at - self.utc).to_std().unwrap_or_default()
     }
 
+    /// How long ago that was; nothing when it is to come.
+    pub(super) fn since(&self, at: DateTime<Utc>) -> Duration {
+        (self.utc - at).to_std().unwrap_or_default()
+    }
+
     /// When that is on the wall clock; what has passed is now.
     fn utc(&self, at: Instant) -> DateTime<Utc> {
         self.utc + at.saturating_duration_since(self.instant)

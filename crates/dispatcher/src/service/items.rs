@@ -19,11 +19,12 @@ const UNKNOWN_DELAYS: (Duration, Duration) = (Duration::from_millis(500), Durati
 
 /// What is to be scheduled for a work item; `None` when this version cannot read it.
 pub(super) fn item(work: Arc<Work>, times: Times) -> Option<Item<Work>> {
-    let (delivery_id, number, bytes, deadline): (_, _, _, DateTime<Utc>) = match &work.event {
+    let (delivery_id, number, bytes, due_at, deadline): (_, _, _, _, DateTime<Utc>) = match &work.event {
         WorkEvent::Requested(requested) => (
             requested.delivery.delivery_id,
             1,
             requested.payload.len(),
+            requested.requested_at,
             requested.deadline,
         ),
         // Its deadline stands in the request, and is checked again when that is read back.
@@ -31,6 +32,7 @@ pub(super) fn item(work: Arc<Work>, times: Times) -> Option<Item<Work>> {
             due.delivery.delivery_id,
             due.attempt_number,
             0,
+            due.due_at,
             due.due_at + DEFAULT_DEADLINE,
         ),
         WorkEvent::Unreadable(error) => {
@@ -43,6 +45,7 @@ pub(super) fn item(work: Arc<Work>, times: Times) -> Option<Item<Work>> {
         sequence: work.sequence,
         bytes: bytes + ITEM_BYTES,
         deadline: times.instant(deadline),
+        waited: times.since(due_at),
         work,
     })
 }

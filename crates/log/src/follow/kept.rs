@@ -103,12 +103,17 @@ impl<S: Fold> Kept<S> {
 
     /// Whether the log is being followed; a loss counts only after 5 s.
     pub(crate) fn is_live(&self) -> bool {
+        self.age().is_none_or(|age| age < STALE_AFTER)
+    }
+
+    /// Since when the log has not been followed; `None` while it is.
+    pub(crate) fn age(&self) -> Option<Duration> {
         let detached = *self
             .shared
             .detached
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        detached.is_none_or(|since| since.elapsed() < STALE_AFTER)
+        detached.map(|since| since.elapsed())
     }
 }
 

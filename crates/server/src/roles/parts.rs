@@ -193,7 +193,7 @@ impl<'a> Parts<'a> {
         let history = self.history.0.subscribe();
         let (lanes, cancellations) = (self.lanes.clone(), self.cancellations.clone());
         let event_types = self.event_types.clone().context("event types are not followed")?;
-        Ok(Api::build(
+        let api = Api::build(
             config,
             log,
             directory,
@@ -206,7 +206,9 @@ impl<'a> Parts<'a> {
             policy,
             clock,
             rng,
-        )?)
+        )?;
+        let _ = self.health.app.set(Arc::downgrade(api.app()));
+        Ok(api)
     }
 
     pub(super) fn doors(

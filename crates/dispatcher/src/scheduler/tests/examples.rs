@@ -59,7 +59,10 @@ fn a_lane_that_is_full_detaches() {
     rig.pull(0, [9]);
     assert_eq!(rig.said(), [Settle(9)]);
     assert_eq!(
-        (rig.scheduler.stats().detached, rig.scheduler.stats().queued.items),
+        (
+            rig.scheduler.stats(rig.now).detached,
+            rig.scheduler.stats(rig.now).queued.items
+        ),
         (1, 0)
     );
 }
@@ -90,7 +93,7 @@ fn a_detached_lane_rejoins_at_the_tail() {
     rig.end(7, Sign::Success);
     assert_eq!(rig.said(), [Save(false, 7)]);
     rig.saved(0);
-    assert_eq!(rig.scheduler.stats().detached, 0);
+    assert_eq!(rig.scheduler.stats(rig.now).detached, 0);
     // The consumer was behind.
     rig.pull(0, [5, 9]);
     assert_eq!(rig.said(), [Settle(5), Start(9, 1)]);
@@ -107,7 +110,7 @@ fn nothing_is_lost_that_was_acknowledged_unread_while_a_read_was_on_its_way() {
         rig.end(sequence, Sign::Success);
         rig.said();
     }
-    assert_eq!(rig.scheduler.stats().detached, 1);
+    assert_eq!(rig.scheduler.stats(rig.now).detached, 1);
     rig.read(0, [8], 8, true);
     assert!(rig.said().contains(&Start(8, 1)));
 }
@@ -481,7 +484,7 @@ fn endpoints_that_do_not_answer_leave_room_for_those_that_do() {
         }
     }
     let said = rig.said();
-    assert_eq!(rig.scheduler.stats().detached, 9, "{said:?}");
+    assert_eq!(rig.scheduler.stats(rig.now).detached, 9, "{said:?}");
     assert!(!said.contains(&Pause));
     rig.pull(0, 101..=104);
     assert_eq!(

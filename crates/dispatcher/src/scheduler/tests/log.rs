@@ -133,6 +133,7 @@ impl Log {
             sequence,
             bytes: delivery.bytes,
             deadline: delivery.deadline,
+            waited: Duration::ZERO,
             work: Arc::new(Work { sequence, pulled }),
         }
     }

@@ -129,6 +129,7 @@ impl Rig {
             sequence,
             bytes: 100,
             deadline: self.now + Duration::from_hours(24),
+            waited: Duration::ZERO,
             work: Arc::new(sequence),
         }
     }

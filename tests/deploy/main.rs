@@ -1,0 +1,5 @@
+//! What stands in `deploy/`, checked against the schemas of what reads it and against the binary. `make deploy-check` runs it.
+
+#![cfg(test)]
+
+mod metrics;

@@ -104,16 +104,21 @@ impl Builder {
 
     /// Starts everything and waits until it is ready.
     pub async fn start(self) -> TestApp {
+        let nats = if self.accounts {
+            NatsServer::start_with_accounts().await
+        } else {
+            NatsServer::start().await
+        };
+        self.start_on(nats).await
+    }
+
+    /// [`Self::start`] on a nats-server that runs already, whatever its streams hold.
+    pub async fn start_on(self, nats: NatsServer) -> TestApp {
         let dir = tempfile::tempdir().expect("make a directory");
         let history_url = match (&self.history_url, self.backend) {
             (Some(url), _) => url.clone(),
             (None, Backend::Sqlite) => format!("sqlite:{}", dir.path().join("history.db").display()),
             (None, Backend::Postgres) => PostgresCluster::shared().await.database().await,
-        };
-        let nats = if self.accounts {
-            NatsServer::start_with_accounts().await
-        } else {
-            NatsServer::start().await
         };
         let settings = Settings::new(&nats.url(), &history_url);
         let settings = self

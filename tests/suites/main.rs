@@ -8,6 +8,7 @@ mod access;
 mod api_keys;
 mod auth;
 mod auto_disable;
+mod backup;
 mod bad_input;
 mod cancel;
 mod cli;

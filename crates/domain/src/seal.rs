@@ -130,6 +130,11 @@ impl KeyRing {
         }
     }
 
+    /// Whether it has a key of this id.
+    pub fn has(&self, id: &str) -> bool {
+        self.0.iter().any(|key| key.id == id)
+    }
+
     /// A new key from `rng`, in the form that [`KeyRing::parse`] takes.
     pub fn generate_key(rng: &mut impl CryptoRng) -> Zeroizing<String> {
         let mut key = Zeroizing::new([0; KEY_BYTES]);

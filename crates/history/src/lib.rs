@@ -9,6 +9,7 @@
 mod apply;
 mod backlog;
 mod config;
+mod copy;
 mod cursor;
 mod database;
 mod detail;

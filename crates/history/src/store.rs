@@ -6,6 +6,7 @@ use std::time::Duration;
 use cuitty_webhooks_domain::delivery::Delivery;
 use cuitty_webhooks_domain::ids::DeliveryId;
 use sqlx::AssertSqlSafe;
+use sqlx::types::Uuid;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tracing::instrument;
@@ -13,7 +14,7 @@ use tracing::instrument;
 use crate::apply::{AppliedStats, Batch};
 use crate::config::StoreConfig;
 use crate::cursor::Cursor;
-use crate::database::{Database, on_reader};
+use crate::database::{Database, on_reader, stored_sequence};
 use crate::error::HistoryError;
 use crate::filter::{DeliveryFilter, IndexChoice, Page};
 use crate::migrate::Schema;
@@ -27,6 +28,9 @@ use crate::{postgres, sqlite};
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// How long a checkpoint counts that was read: another process may have emptied the history since.
 const FRESH: Duration = Duration::from_secs(1);
+
+const LATEST_REQUEST: &str =
+    "SELECT id, requested_sequence FROM deliveries ORDER BY created_at DESC, id DESC LIMIT 1";
 
 /// The delivery history. Clones share connections.
 #[derive(Debug, Clone)]
@@ -250,6 +254,14 @@ impl Store {
             attempts: convert(rows)?,
             ..row.try_into()?
         }))
+    }
+
+    /// The delivery that was created last, and the log sequence of its request; `None` when there is none.
+    pub async fn latest_request(&self) -> Result<Option<(DeliveryId, u64)>, HistoryError> {
+        let row: Option<(Uuid, i64)> = on_reader!(&self.shared.database, reader =>
+            sqlx::query_as(LATEST_REQUEST).fetch_optional(reader).await?);
+        row.map(|(id, sequence)| Ok((DeliveryId::from_uuid(id), stored_sequence(sequence)?)))
+            .transpose()
     }
 
     /// Everything as of now.

@@ -1,5 +1,6 @@
 //! Idempotency keys: what a request with a key was answered, remembered for a day.
 
+mod reopen;
 mod resume;
 
 use std::sync::Arc;

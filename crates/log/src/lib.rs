@@ -12,6 +12,7 @@
 mod api_keys;
 mod append;
 mod backlog;
+pub mod backup;
 mod cancellations;
 pub mod codec;
 mod config;
@@ -37,6 +38,7 @@ mod pages;
 mod progress;
 mod read;
 mod replays;
+mod scan;
 mod storage;
 pub mod subjects;
 mod timer;

@@ -9,6 +9,7 @@ use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind, LastRawM
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::delivery::DeliveryEvent;
+use cuitty_webhooks_domain::ids::DeliveryId;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -130,9 +131,39 @@ impl Log {
         Ok((state.first_sequence.max(1), state.last_sequence))
     }
 
+    /// Sequence of the last message that the log holds, as the stream's leader knows it; 0 when there are none. Up to
+    /// [`Log::bounds`] there may be sequences that nothing is left of.
+    pub async fn end(&self) -> Result<u64, LogError> {
+        let last = self.retried(|| self.leader_last(STREAM, ">")).await?;
+        Ok(last.map_or(0, |last| last.sequence))
+    }
+
+    /// Whether the request of a delivery stands at `sequence`, or may have: what is older than the log nobody can tell.
+    pub async fn has_request(&self, delivery_id: DeliveryId, sequence: u64) -> Result<bool, LogError> {
+        let (first, _) = self.bounds().await?;
+        if sequence < first {
+            return Ok(true);
+        }
+        let found = self.retried(|| self.leader_next(">", sequence)).await?;
+        let Some(found) = found.filter(|found| found.sequence == sequence) else {
+            return Ok(false);
+        };
+        Ok(match EventBody::decode(&found.subject, found.payload) {
+            EventBody::Event(DeliveryEvent::Requested(requested)) => {
+                requested.delivery.delivery_id == delivery_id
+            }
+            EventBody::Event(_) | EventBody::Timer => false,
+            EventBody::Unreadable(_) => true,
+        })
+    }
+
     /// The last sequence up to `end` that the log still holds, or 0: a timer leaves the log when it fires, so its last
-    /// sequences may be gone.
+    /// sequences may be gone. Of a log that was restored, many may never have been there.
     pub async fn last_readable(&self, end: u64) -> Result<u64, LogError> {
+        let last = self.end().await?;
+        if last <= end {
+            return Ok(last);
+        }
         let (first, _) = self.bounds().await?;
         for sequence in (first..=end).rev() {
             if self.message_at(STREAM, sequence).await?.is_some() {

@@ -336,6 +336,8 @@ pub fn ingest_rejected(project: &str) -> String {
     format!("webhooks.ingest.rejected.{project}")
 }
 
+/// Selects all work.
+pub const WORK: &str = "webhooks.work.>";
 /// Selects every outcome.
 pub const OUTCOMES: &str = "webhooks.outcome.>";
 /// Selects every endpoint's changes.

@@ -3,6 +3,7 @@
 mod api_keys;
 mod append;
 mod backlog;
+mod backup;
 mod budget;
 mod cancellations;
 mod connect;

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 pub(crate) use self::streams::CANCELLATION_MAX_AGE;
 use crate::Log;
+use crate::config::LogConfig;
 use crate::error::{LogError, chain};
 use crate::work::durable_name;
 
@@ -262,6 +263,14 @@ impl Log {
             Response::Err { error } => Ok(Err(error)),
         }
     }
+}
+
+/// `found` as [`Log::ensure`] would make it of a stream that it finds so.
+pub(crate) fn adapted(found: &Config, config: &LogConfig) -> Config {
+    let wanted = streams::wanted(config)
+        .into_iter()
+        .find(|wanted| wanted.name == found.name);
+    wanted.map_or_else(|| found.clone(), |wanted| streams::merge(found, wanted))
 }
 
 /// The state of the stream in whose durable consumers there were these differences, `applied` or not.

@@ -3,6 +3,7 @@
 mod durable;
 mod floor;
 mod known;
+mod settle;
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use cuitty_webhooks_domain::Clock;
+use cuitty_webhooks_domain::ids::DeliveryId;
 use cuitty_webhooks_history::{HistoryError, Store};
 use cuitty_webhooks_log::directory::Directory;
 use cuitty_webhooks_log::topology::STREAM;
@@ -13,6 +14,7 @@ use tracing::{Instrument, Span, debug_span, error, info, warn};
 
 use crate::backoff::Backoff;
 use crate::config::ProjectorConfig;
+use crate::error::ProjectorError;
 use crate::feed::{Batch, Feed};
 use crate::gone::Disabler;
 use crate::leadership::Leadership;
@@ -161,6 +163,26 @@ impl Projector {
                 tokio::time::sleep(MISMATCH_PAUSE).await;
                 continue;
             }
+            match self.unknown_request().await {
+                Ok(None) => {}
+                Ok(Some((delivery_id, sequence))) => {
+                    self.report(|status| status.stalled = true);
+                    error!(
+                        delivery.id = %delivery_id,
+                        log.seq = sequence,
+                        "the history has a delivery that was not requested there in the log, so they do not belong \
+                         together; correct the configuration, restore the history that was backed up before the log, or \
+                         run `cuitty-webhooks projection rebuild`"
+                    );
+                    tokio::time::sleep(MISMATCH_PAUSE).await;
+                    continue;
+                }
+                Err(error) => {
+                    warn!(%error, "cannot compare the history with the log; trying again");
+                    backoff.pause().await;
+                    continue;
+                }
+            }
             if first > checkpoint + 1 {
                 warn!(
                     from = checkpoint + 1,
@@ -178,6 +200,16 @@ impl Projector {
             });
             return checkpoint;
         }
+    }
+
+    /// The delivery that the history took from the log last, and where, unless the log has it there: then the history is
+    /// another log's, or was backed up after it.
+    async fn unknown_request(&self) -> Result<Option<(DeliveryId, u64)>, ProjectorError> {
+        let Some((delivery_id, sequence)) = self.store.latest_request().await? else {
+            return Ok(None);
+        };
+        let is_known = self.log.has_request(delivery_id, sequence).await?;
+        Ok((!is_known).then_some((delivery_id, sequence)))
     }
 
     /// Commits batch after batch until something is wrong.

@@ -50,7 +50,7 @@ impl Survey {
     }
 
     async fn measure_lag(&self) -> Result<(), LogError> {
-        let (_, last) = self.log.bounds().await?;
+        let last = self.log.end().await?;
         let checkpoint = self.status.borrow().checkpoint;
         let lag = last.saturating_sub(checkpoint);
         let oldest = if lag == 0 {

@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod backup;
 mod bar;
 mod completion;
 mod config;
@@ -103,6 +104,10 @@ enum Command {
     /// The delivery history, which is folded from the log
     #[command(subcommand)]
     Projection(projection::ProjectionCommand),
+    /// Backs up the log, and an SQLite history, while everything runs
+    Backup(backup::BackupArgs),
+    /// Restores a backup into an empty place, before any role is started
+    Restore(backup::RestoreArgs),
     /// API keys
     #[command(subcommand)]
     Keys(keys::KeysCommand),
@@ -212,7 +217,11 @@ fn run(command: Command, mut invocation: Invocation) -> anyhow::Result<()> {
         Command::Config(command) => return config::run(&command, &invocation.sources),
         Command::Openapi => return openapi::run(),
         Command::Completion { shell } => return completion::run(shell),
-        Command::Topology(_) | Command::Projection(_) | Command::Demo(_) => invocation.quiet(),
+        Command::Topology(_)
+        | Command::Projection(_)
+        | Command::Backup(_)
+        | Command::Restore(_)
+        | Command::Demo(_) => invocation.quiet(),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -226,6 +235,8 @@ fn run(command: Command, mut invocation: Invocation) -> anyhow::Result<()> {
             Command::Serve { roles } => serve::run(&roles, &invocation.sources).await,
             Command::Topology(command) => topology::run(command, &invocation.sources).await,
             Command::Projection(command) => projection::run(command, &invocation.sources).await,
+            Command::Backup(args) => backup::back_up(args, &invocation.sources).await,
+            Command::Restore(args) => backup::restore(args, &invocation.sources).await,
             Command::Keys(command) => keys::run(command, invocation.remote).await,
             Command::Mcp(args) => mcp::run(args, invocation.remote).await,
             Command::Endpoints(command) => endpoints::run(command, invocation.remote).await,

@@ -101,7 +101,7 @@ impl App {
         let is_visible = |known: &Known| caller.sees(&known.delivery.delivery.project_id);
         let mut visible = self.read_known(id).await?.filter(is_visible);
         if visible.is_none() {
-            let (_, last) = self.log.bounds().await?;
+            let last = self.log.end().await?;
             self.await_history(last).await?;
             visible = self.read_known(id).await?.filter(is_visible);
         }

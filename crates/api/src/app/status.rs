@@ -64,12 +64,12 @@ impl App {
     }
 
     async fn ask_parts(&self) -> ServiceStatus {
-        let (bounds, dispatchers, checkpoint) = tokio::join!(
-            timeout(PATIENCE, self.log.bounds()),
+        let (end, dispatchers, checkpoint) = tokio::join!(
+            timeout(PATIENCE, self.log.end()),
             timeout(PATIENCE, self.log.live_dispatchers()),
             timeout(PATIENCE, self.ask_checkpoint()),
         );
-        let last = bounds.ok().and_then(Result::ok).map(|(_, last)| last);
+        let last = end.ok().and_then(Result::ok);
         let checkpoint = checkpoint.ok().flatten();
         let dispatchers = dispatchers.ok().and_then(Result::ok).map_or(0, |ids| ids.len());
         ServiceStatus {

@@ -32,7 +32,7 @@ pub(crate) fn durable_name(partition: u16) -> String {
 }
 
 /// The bucket's key of a partition's floor.
-fn floor_key(partition: u16) -> String {
+pub(super) fn floor_key(partition: u16) -> String {
     format!("floor.{partition}")
 }
 
@@ -185,7 +185,7 @@ impl Log {
 
     /// Whether `stream` is the one that `known` is about, with what it held then: one that lost its last messages gives
     /// their sequences to others.
-    async fn is_sound(&self, known: &Known, stream: &Info) -> Result<bool, LogError> {
+    pub(super) async fn is_sound(&self, known: &Known, stream: &Info) -> Result<bool, LogError> {
         let Some(anchor) = known.anchor() else {
             return Ok(false);
         };

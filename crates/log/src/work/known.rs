@@ -53,6 +53,31 @@ impl Known {
         self.stream == created
     }
 
+    /// The stream was restored, and counts as made at `created`.
+    pub(super) fn moved_to(&mut self, created: i128) {
+        self.stream = created;
+    }
+
+    /// The log tells of its items, one after the other, whether they are done. Whether this one was not known to be.
+    pub(super) fn told(&mut self, id: ItemId, done: bool) -> bool {
+        let sequence = id.sequence;
+        if sequence <= self.seen {
+            let is_news = done && self.is_open(sequence);
+            if done {
+                self.done(id);
+            }
+            return is_news;
+        }
+        if !done {
+            match self.open.last_entry() {
+                Some(mut last) if *last.get() == self.seen => *last.get_mut() = sequence,
+                _ => drop(self.open.insert(sequence, sequence)),
+            }
+        }
+        (self.seen, self.anchor) = (sequence, Some(id));
+        done
+    }
+
     /// Whether it is about the same stream as `other` and tells of no fewer items.
     pub(super) fn reaches(&self, other: &Self) -> bool {
         self.stream == other.stream && self.seen >= other.seen

@@ -43,6 +43,29 @@ fn what_was_done_beyond_the_first_open_item_is_remembered() {
 }
 
 #[test]
+fn what_the_log_tells_opens_nothing_that_was_known_to_be_done_and_adds_the_rest() {
+    let mut known = known(1..=10, &[4, 8]);
+    let told: Vec<_> = [
+        (4, true),
+        (6, false),
+        (8, false),
+        (12, false),
+        (13, false),
+        (20, true),
+        (25, false),
+    ]
+    .into_iter()
+    .filter(|&(sequence, done)| known.told(id(sequence), done))
+    .collect();
+    assert_eq!(told, [(4, true), (20, true)]);
+    let again: Vec<_> = (1..=26)
+        .filter(|&sequence| known.take(id(sequence), true))
+        .collect();
+    assert_eq!(again, [8, 12, 13, 25, 26]);
+    assert_eq!(Known::decode(&known.encode().unwrap()), Ok(known));
+}
+
+#[test]
 fn items_of_other_partitions_lie_between_ours() {
     let mut known = known([3, 5, 9], &[5]);
     assert_eq!(known.resume_at(), 5);

@@ -12,6 +12,9 @@ NATS_HASHES := \
 	--hash=sha256:6b571f9e4814132dbe931dbfa9551df01199e26136c2bd2f2e6257c1777d8e90 \
 	--hash=sha256:eb081f56c61c835f5c8000ce07751f580a15c5977b7053789bd620da4dbe43f9
 CARGO_DENY_VERSION := 0.20.2
+# As in deploy/Dockerfile.
+IMAGE_RUSTFLAGS := -C target-feature=+crt-static -C relocation-model=static
+IMAGE_TARGET := x86_64-unknown-linux-gnu
 
 TOOLS := .tools
 NATS := $(TOOLS)/bin/nats-server
@@ -24,7 +27,7 @@ NEED_PIP := python3 -m pip --version >/dev/null 2>&1 || { $(AS_ROOT) apt-get upd
 
 .PHONY: help
 help: ## List what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: $(NATS) ## Build, start the service with a demo receiver, deliver a first event and show it (DEMO_ONCE=1 ends then)
@@ -34,7 +37,24 @@ run: $(NATS) ## Build, start the service with a demo receiver, deliver a first e
 .PHONY: test
 test: setup ## Run every test, with real nats-server and PostgreSQL processes
 	cargo build --locked --workspace --bins
-	cargo test --locked --workspace
+	cargo test --locked --workspace --lib --bins --examples --test suites --test chaos
+	cargo test --locked --workspace --doc
+
+.PHONY: deploy-check
+deploy-check: setup deploy-tools ## Check what stands in deploy/ against the schemas of what reads it and against the binary
+	cargo build --locked --workspace --bins
+	cargo test --locked --package cuitty-webhooks-tests --test deploy
+
+.PHONY: image
+image: ## Build the container image, with docker or podman (IMAGE names it)
+	@engine=$$(command -v docker || command -v podman) || { \
+		echo 'make image: there is no docker or podman here; `make image-check` needs none' >&2; exit 1; }; \
+	"$$engine" build --file deploy/Dockerfile --tag $(or $(IMAGE),cuitty-webhooks) .
+
+.PHONY: image-check
+image-check: $(NATS) ## Build the image's static binary and prove that it runs in an empty root, without a container engine
+	RUSTFLAGS='$(IMAGE_RUSTFLAGS)' cargo build --release --locked --package cuitty-webhooks-server --target $(IMAGE_TARGET) --target-dir $(TARGET)/image
+	deploy/image-check.sh $(TARGET)/image/$(IMAGE_TARGET)/release/cuitty-webhooks $(NATS)
 
 .PHONY: bench
 bench: setup ## Run the load harness and print its tables
@@ -58,6 +78,14 @@ setup: $(NATS) $(PYTHON_TOOLS) ## Install what the tests need: nats-server and P
 	fi
 	@for tool in openssl curl; do \
 		command -v $$tool >/dev/null || { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -y -qq $$tool; }; \
+	done
+
+# What `deploy-check` needs beside that: a program, and the system package that has it.
+DEPLOY_TOOLS := kubectl=kubernetes-client
+.PHONY: deploy-tools
+deploy-tools:
+	@for tool in $(DEPLOY_TOOLS); do \
+		command -v $${tool%%=*} >/dev/null || { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -y -qq $${tool#*=}; }; \
 	done
 
 # A nats-server on PATH is used when it is as new as the pinned one.

@@ -2,4 +2,8 @@
 
 #![cfg(test)]
 
+mod compose;
+mod manifests;
 mod metrics;
+mod runbook;
+mod yaml;

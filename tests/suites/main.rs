@@ -28,6 +28,7 @@ mod history;
 mod ingest;
 mod keys;
 mod lanes;
+mod leaving;
 mod listen;
 mod mcp;
 mod outage;

@@ -125,11 +125,13 @@ impl Api {
         self.app.make_first_key().await
     }
 
-    /// Serves `listener` until `soft` is cancelled, then lets the calls in progress end, and the keyed messages that are
-    /// being accepted though their callers are gone. What has not ended when `hard` is cancelled is cut off.
+    /// Serves `listener` until `soft` is cancelled, its gRPC health telling nobody to come from `leaving` on, then lets
+    /// the calls in progress end, and the keyed messages that are being accepted though their callers are gone. What has
+    /// not ended when `hard` is cancelled is cut off.
     pub async fn run(
         self,
         listener: TcpListener,
+        leaving: CancellationToken,
         soft: CancellationToken,
         hard: CancellationToken,
     ) -> Result<(), ApiError> {
@@ -137,13 +139,21 @@ impl Api {
         let (grpc, health) = grpc::routes(&self.app)?;
         let http = rest::routes(Arc::clone(&self.app)).merge(mcp::routes(Arc::clone(&self.app)));
         let router = serve::router(&self.config, grpc.merge(http));
-        let reporter = grpc::report_health(health, || self.app.is_accepting(), soft.clone());
+        let left = CancellationToken::new();
+        let reporter = grpc::report_health(health, || self.app.is_accepting(), left.clone());
+        let leave = async {
+            tokio::select! {
+                () = leaving.cancelled() => {}
+                () = soft.cancelled() => {}
+            }
+            left.cancel();
+        };
         let end_streams = async {
             soft.cancelled().await;
             self.app.end_streams();
         };
         let serving = serve::run(&self.config, listener, tls, router, soft.clone(), hard.clone());
-        tokio::join!(serving, reporter, end_streams);
+        tokio::join!(serving, reporter, leave, end_streams);
         self.app.finish_accepting(&hard).await;
         Ok(())
     }

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::gauges;
 use crate::roles::Role;
+use crate::shutdown::Shutdown;
 
 /// Longest wait for one component to answer a probe. Whoever probes us may wait for a second only.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -46,8 +47,7 @@ pub struct Health {
     /// What accepts; gone when the roles have ended.
     pub(crate) app: OnceLock<Weak<App>>,
     pub(crate) projector: OnceLock<watch::Receiver<ProjectorStatus>>,
-    /// Cancelled when a shutdown begins.
-    pub(crate) draining: CancellationToken,
+    pub(crate) shutdown: Shutdown,
 }
 
 /// The answer of `/readyz`.
@@ -132,7 +132,7 @@ impl Health {
             ingest,
             dispatcher,
             projector,
-            draining: self.draining.is_cancelled(),
+            draining: self.shutdown.has_begun(),
         };
         readiness.ready = readiness.is_ready();
         readiness

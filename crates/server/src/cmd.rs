@@ -11,6 +11,7 @@ mod endpoints;
 mod event_types;
 mod events;
 mod fault;
+mod healthcheck;
 mod keys;
 mod listen;
 mod mcp;
@@ -133,6 +134,8 @@ enum Command {
     /// The configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Asks the process on this machine whether it is ready; exits with 1 if it is not
+    Healthcheck(healthcheck::HealthcheckArgs),
     /// Prints the OpenAPI document of the REST API
     Openapi,
     /// Prints what makes a shell complete this command line
@@ -245,6 +248,7 @@ fn run(command: Command, mut invocation: Invocation) -> anyhow::Result<()> {
             Command::Replays(command) => replays::run(command, invocation.remote).await,
             Command::EventTypes(command) => event_types::run(command, invocation.remote).await,
             Command::Listen(args) => listen::run(args, invocation.remote).await,
+            Command::Healthcheck(args) => healthcheck::run(args, &invocation.sources).await,
             Command::Demo(args) => Box::pin(demo::run(args, invocation)).await,
             Command::Config(_) | Command::Openapi | Command::Completion { .. } => Ok(()),
         }

@@ -139,6 +139,9 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shutdown {
+    /// How long an API goes on after a signal, not ready any more, before it takes nothing new.
+    #[serde(with = "humantime_serde")]
+    pub delay: Duration,
     /// How long the roles may take to finish what is in flight.
     #[serde(with = "humantime_serde")]
     pub timeout: Duration,

@@ -123,7 +123,7 @@ impl Running {
 
         let health = Arc::new(Health {
             roles: roles.to_vec(),
-            draining: shutdown.soft.clone(),
+            shutdown: shutdown.clone(),
             ..Health::default()
         });
         let (tasks, admin) = (TaskTracker::new(), TaskTracker::new());

@@ -13,7 +13,6 @@ use cuitty_webhooks_domain::Clock;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::dev::{DevFlags, describe};
 use super::{Invocation, print};
@@ -56,8 +55,8 @@ pub(super) async fn run(args: DemoArgs, invocation: Invocation) -> anyhow::Resul
     asked.on_signals()?;
     // The roles go on after the first signal, until the demo has cleaned up.
     let roles = Shutdown {
-        soft: CancellationToken::new(),
         hard: asked.hard.child_token(),
+        ..Shutdown::default()
     };
     let Some(dev) = Box::pin(Dev::start(prepared, edge, &asked, roles.clone())).await? else {
         return Ok(());

@@ -59,10 +59,7 @@ pub(super) async fn run(args: DevArgs, invocation: Invocation) -> anyhow::Result
     let asked = Shutdown::default();
     asked.on_signals()?;
     // Of their own, so that a role that fails, which ends the others, is not taken for a signal.
-    let roles = Shutdown {
-        soft: asked.soft.child_token(),
-        hard: asked.hard.child_token(),
-    };
+    let roles = asked.child();
     let Some(dev) = Box::pin(Dev::start(prepared, edge, &asked, roles)).await? else {
         return Ok(());
     };

@@ -29,6 +29,8 @@ const MAX_INGESTED: usize = 10_000;
 const MAX_PLACES: usize = 1_000_000;
 /// Longest `disable_after`.
 const MAX_DISABLE_AFTER: Duration = Duration::from_hours(365 * 24);
+/// Longest `shutdown.delay`.
+const MAX_DELAY: Duration = Duration::from_mins(5);
 
 pub(super) fn check(config: &Config, settings: &Settings, roles: &[Role], problems: &mut Vec<Problem>) {
     let mut checks = Checks {
@@ -156,6 +158,11 @@ impl Checks<'_> {
             (0.0..=1.0).contains(&ratio),
             "telemetry.trace_sample_ratio",
             "must be 0 to 1",
+        );
+        self.require(
+            shutdown.delay <= MAX_DELAY,
+            "shutdown.delay",
+            "must be at most 5 min",
         );
         self.require(
             !shutdown.timeout.is_zero() && shutdown.timeout >= dispatcher.drain_timeout,

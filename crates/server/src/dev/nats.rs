@@ -75,6 +75,7 @@ impl NatsServer {
         let asked = Shutdown {
             soft: stop.clone(),
             hard: asked.hard.clone(),
+            ..Shutdown::default()
         };
         Ok(Some(Self {
             address: (Ipv4Addr::LOCALHOST, port).into(),

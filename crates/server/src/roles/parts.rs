@@ -151,7 +151,7 @@ impl<'a> Parts<'a> {
             rng,
         )?;
         let _ = self.health.dispatcher.set(dispatcher.joined());
-        let Shutdown { soft, hard } = self.shutdown.clone();
+        let Shutdown { soft, hard, .. } = self.shutdown.clone();
         Ok(async move { Ok(dispatcher.run(soft, hard).await?) })
     }
 
@@ -168,7 +168,7 @@ impl<'a> Parts<'a> {
             self.history.clone(),
             self.health.clone(),
         );
-        let Shutdown { soft, hard } = self.shutdown.clone();
+        let Shutdown { soft, hard, .. } = self.shutdown.clone();
         async move {
             let Some(store) = history.opened(&soft).await else {
                 return Ok(());
@@ -216,20 +216,20 @@ impl<'a> Parts<'a> {
         api: Api,
         listener: TcpListener,
     ) -> impl Future<Output = Ended> + Send + use<> {
-        let Shutdown { soft, hard } = self.shutdown.clone();
+        let Shutdown { leaving, soft, hard } = self.shutdown.clone();
         async move {
             if let Some(key) = api.make_first_key().await? {
                 // To standard output, where no log line goes: it is stored nowhere.
                 print(&format!("admin API key, shown only this once: {}", key.expose()))?;
             }
-            Ok(api.run(listener, soft, hard).await?)
+            Ok(api.run(listener, leaving, soft, hard).await?)
         }
     }
 
     pub(super) fn ingest(&self, api: &Api) -> impl Future<Output = Ended> + Send + use<> {
         let ingest = api.ingest(self.config.ingest.clone());
         let _ = self.health.ingest.set(ingest.attached());
-        let Shutdown { soft, hard } = self.shutdown.clone();
+        let Shutdown { soft, hard, .. } = self.shutdown.clone();
         async move {
             ingest.run(soft, hard).await;
             Ok(())

@@ -41,7 +41,7 @@ test: setup ## Run every test, with real nats-server and PostgreSQL processes
 	cargo test --locked --workspace --doc
 
 .PHONY: deploy-check
-deploy-check: setup deploy-tools ## Check what stands in deploy/ against the schemas of what reads it and against the binary
+deploy-check: setup deploy-tools promtool ## Check what stands in deploy/ against the schemas of what reads it and against the binary
 	cargo build --locked --workspace --bins
 	cargo test --locked --package cuitty-webhooks-tests --test deploy
 
@@ -124,7 +124,7 @@ $(PROMETHEUS): Makefile
 		install -m 755 "$$package"/usr/bin/prometheus "$$package"/usr/bin/promtool $(TOOLS)/bin/; \
 	fi; \
 	touch -h $@; \
-	$@ --version | head -1
+	$@ --version | sed -n 1p
 
 $(PYTHON_TOOLS): tests/requirements.txt
 	@$(NEED_PIP); \

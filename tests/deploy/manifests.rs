@@ -85,10 +85,19 @@ async fn the_binary_takes_every_configuration_with_the_files_and_the_environment
             "{overlay}"
         );
         for (role, said) in &checked {
-            assert_eq!(
-                said,
-                &Ok("the configuration is valid".to_owned()),
-                "{overlay}: {role}"
+            let said = said
+                .as_ref()
+                .unwrap_or_else(|said| panic!("{overlay}: {role}: {said}"));
+            assert!(
+                said.ends_with("the configuration is valid"),
+                "{overlay}: {role}: {said}"
+            );
+            // A single nats-server without TLS is warned of, and is what the small cluster is. The Job has no role, and so is
+            // asked about all of them.
+            let warns = said.contains("warning: ");
+            assert!(
+                role == "topology" || warns == (overlay == "dev"),
+                "{overlay}: {role}: {said}"
             );
         }
     }

@@ -6,6 +6,7 @@ mod denied;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event};
+use cuitty_webhooks_client::Publisher;
 use cuitty_webhooks_proto::v1::{
     CancelDeliveryRequest, CreateEndpointRequest, DeliverRequest, DeliveryStatus, Endpoint, GetReplayRequest,
     GetStatusRequest, ReplayDeliveryRequest, RotateSecretRequest, StartReplayRequest, WatchDeliveriesRequest,
@@ -313,7 +314,12 @@ async fn every_role_may_do_all_that_it_does() {
     app.endpoints().create_endpoint(request).await.unwrap();
     let module = User::log_in(&app.nats, MODULE_USER).await;
     let subject = format!("cuitty.events.{MODULE}.budget.exceeded");
-    module.publish_event(&subject, "{\"spent\": 7}").await;
+    let publisher = Publisher::connect(&app.nats.url_of(MODULE_USER)).await.unwrap();
+    let spent = DeliverRequest {
+        project_id: MODULE.into(),
+        ..event("budget.exceeded", "{\"spent\": 7}")
+    };
+    publisher.publish(spent).await.unwrap();
     receiver.received("/module", 1).await;
     module.publish_event(&subject, "not JSON").await;
     eventually("it is rejected", || async {

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream;
 use async_nats::jetstream::context::{PublishError as JetStreamError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
+use async_nats::{ConnectOptions, ServerAddr, jetstream};
 use cuitty_webhooks_domain::names::{EventType, ProjectId};
 use cuitty_webhooks_proto::v1;
 use futures_util::{Stream, StreamExt};
+use percent_encoding::percent_decode_str;
 
 use crate::keys::Keys;
 use crate::patience::Patience;
@@ -72,9 +73,20 @@ pub enum PublishError {
 }
 
 impl Publisher {
-    /// Connects to a nats-server, such as `nats://user:password@127.0.0.1:4222`.
-    pub async fn connect(url: &str) -> Result<Self, PublishError> {
-        let connected = async_nats::connect(url).await;
+    /// Connects to one of these nats-servers, such as `nats://user:password@127.0.0.1:4222`, or a token instead of user and
+    /// password, percent-encoded. Answers to a user arrive under `_INBOX.<user>`, which may be all that it may subscribe to.
+    pub async fn connect(urls: &str) -> Result<Self, PublishError> {
+        let options = match login(urls) {
+            None => ConnectOptions::new(),
+            Some((token, None)) => ConnectOptions::with_token(token),
+            Some((user, Some(password))) => match inbox_of(&user) {
+                None => ConnectOptions::with_user_and_password(user, password),
+                Some(inbox) => {
+                    ConnectOptions::with_user_and_password(user, password).custom_inbox_prefix(inbox)
+                }
+            },
+        };
+        let connected = options.connect(urls).await;
         let client = connected.map_err(|error| PublishError::Unavailable(error.to_string()))?;
         Ok(Self::new(client))
     }
@@ -182,4 +194,51 @@ fn parse<T: std::str::FromStr<Err: ToString>>(field: &'static str, text: &str) -
         field,
         message: error.to_string(),
     })
+}
+
+/// What stands before `@` in the first of these addresses: a user and a password, or a token. The client of NATS looks for it
+/// in its options only.
+fn login(urls: &str) -> Option<(String, Option<String>)> {
+    let first: ServerAddr = urls.split(',').next()?.trim().parse().ok()?;
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    Some((decoded(first.username()?), first.password().map(decoded)))
+}
+
+/// Where the answers to a user arrive, if its name can be a token of a subject.
+fn inbox_of(user: &str) -> Option<String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    user.bytes().all(is_plain).then(|| format!("_INBOX.{user}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_is_a_user_with_a_password_or_a_token() {
+        let user = |name: &str, password: &str| Some((name.to_owned(), Some(password.to_owned())));
+        for (urls, expected) in [
+            (
+                "nats://module-budgets:secret@127.0.0.1:4222",
+                user("module-budgets", "secret"),
+            ),
+            ("nats://a_1:x%40y@one:4222,nats://two:4222", user("a_1", "x@y")),
+            ("nats://token@127.0.0.1:4222", Some(("token".to_owned(), None))),
+            ("nats://127.0.0.1:4222", None),
+            ("", None),
+        ] {
+            assert_eq!(login(urls), expected, "{urls}");
+        }
+    }
+
+    #[test]
+    fn a_user_whose_name_is_a_token_of_a_subject_has_an_inbox() {
+        assert_eq!(
+            inbox_of("module-budgets").as_deref(),
+            Some("_INBOX.module-budgets")
+        );
+        for user in ["a.b", "a b", "*", ">"] {
+            assert_eq!(inbox_of(user), None, "{user}");
+        }
+    }
 }

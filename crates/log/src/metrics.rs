@@ -155,6 +155,9 @@ impl Metrics {
         ] {
             let _ = counter!(name);
         }
+        for operation in ["publish", "subscribe"] {
+            let _ = counter!(names::DENIED, "operation" => operation);
+        }
         for used_to in USES {
             let _ = counter!(names::REATTACHED, "use" => used_to);
         }

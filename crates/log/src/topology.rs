@@ -4,6 +4,7 @@ mod streams;
 pub mod survey;
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::ErrorCode;
@@ -13,6 +14,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 pub(crate) use self::streams::CANCELLATION_MAX_AGE;
@@ -54,6 +56,8 @@ pub const STREAMS: [&str; 8] = [
 pub const MAX_PARTITIONS: u16 = 64;
 /// Durable consumers visited at the same time.
 const CONCURRENCY: usize = 16;
+/// How long one answer is waited for before the question is put again.
+const ANSWER: Duration = Duration::from_secs(2);
 /// The stream's metadata key that holds the number of partitions.
 const PARTITIONS_KEY: &str = "cuitty.webhooks.partitions";
 
@@ -240,10 +244,29 @@ impl Log {
 
     /// What nats-server knows about a stream; `None` when it does not exist.
     pub(crate) async fn stream_info(&self, name: &str) -> Result<Option<Info>, LogError> {
-        match self.js_api(&format!("STREAM.INFO.{name}"), &json!({})).await? {
+        match self.ask(&format!("STREAM.INFO.{name}")).await? {
             Ok(info) => Ok(Some(info)),
             Err(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
             Err(error) => Err(LogError::from_jetstream(&error)),
+        }
+    }
+
+    /// [`Log::js_api`] for what changes nothing, and so may be asked again: a cluster that has no leader for it at this moment
+    /// does not answer at all.
+    pub(crate) async fn ask<V: DeserializeOwned>(
+        &self,
+        subject: &str,
+    ) -> Result<Result<V, jetstream::Error>, LogError> {
+        let deadline = Instant::now() + self.config().request_timeout;
+        loop {
+            let patience = Instant::now() + ANSWER;
+            let nothing = json!({});
+            let asked = Box::pin(self.js_api(subject, &nothing));
+            match timeout_at(patience.min(deadline), asked).await {
+                Ok(answered) => return answered,
+                Err(_) if Instant::now() < deadline => {}
+                Err(_) => return Err(self.why_unanswered(&format!("$JS.API.{subject}"), "no answer in time")),
+            }
         }
     }
 

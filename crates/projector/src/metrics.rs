@@ -127,6 +127,7 @@ pub(crate) fn register() {
         SET_ASIDE,
         ORPHANED,
         RETRIES,
+        GONE_DISABLED,
         FAILING_DISABLED,
         REPLAYED,
         REPLAY_SKIPPED,

@@ -190,6 +190,8 @@ pub fn metrics() -> anyhow::Result<PrometheusHandle> {
         cuitty_webhooks_dispatcher::metrics::describe();
         cuitty_webhooks_projector::metrics::describe();
         crate::gauges::describe();
+        spans::describe();
+        measured::describe();
     }
     // Whoever lost the race for the recorder takes the winner's handle.
     Ok(INSTALLED.get_or_init(|| handle).clone())

@@ -35,12 +35,11 @@ async fn metrics_arrive_over_otlp_as_prometheus_scrapes_them() {
     }
     let admin = app.roles[0].admin_url();
     let operation = "operation=\"deliver_message\"";
+    let is_accepted = |labels: &str| labels.contains(operation) && labels.contains("code=\"ok\"");
 
     let calls = "webhooks_api_calls_total";
     let exposed_calls = exposed(&admin, calls).await;
-    let ok = exposed_calls
-        .iter()
-        .find(|(labels, _)| labels.contains(operation));
+    let ok = exposed_calls.iter().find(|(labels, _)| is_accepted(labels));
     assert_eq!(ok.map(|(_, value)| *value), Some(3.0), "{exposed_calls:?}");
     eventually("the counter agrees", || async {
         let Some(Data::Sum(sum)) = collector.metric("api", calls).and_then(|metric| metric.data) else {
@@ -49,7 +48,10 @@ async fn metrics_arrive_over_otlp_as_prometheus_scrapes_them() {
         assert!(sum.is_monotonic);
         let points = sum.data_points.into_iter();
         let value = points
-            .filter(|point| attributes(point.attributes.clone())["operation"] == "deliver_message")
+            .filter(|point| {
+                let labels = attributes(point.attributes.clone());
+                labels["operation"] == "deliver_message" && labels["code"] == "ok"
+            })
             .map(|point| point.value);
         let values: Vec<_> = value.collect();
         match values[..] {

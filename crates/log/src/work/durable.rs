@@ -9,7 +9,6 @@ use async_nats::jetstream::consumer::{
 };
 use async_nats::jetstream::kv::{Operation, UpdateErrorKind};
 use async_nats::jetstream::stream::{ConsumerErrorKind, Info};
-use serde_json::json;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, warn};
 
@@ -128,10 +127,7 @@ impl Log {
         stream: &str,
         name: &str,
     ) -> Result<Option<consumer::Info>, LogError> {
-        match self
-            .js_api(&format!("CONSUMER.INFO.{stream}.{name}"), &json!({}))
-            .await?
-        {
+        match self.ask(&format!("CONSUMER.INFO.{stream}.{name}")).await? {
             Ok(info) => Ok(Some(info)),
             Err(error) if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND => Ok(None),
             Err(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => Err(LogError::NoTopology {

@@ -470,7 +470,7 @@ fn an_api_that_could_take_nothing_is_refused() {
 
 #[test]
 fn headers_for_the_collector_are_read_and_never_shown() {
-    let value = "authorization=Bearer a:b=c, x-tenant = acme";
+    let value = "authorization=Bearer a:b=c, x-tenant=acme";
     let sources = environment(&[("CUITTY_WEBHOOKS__TELEMETRY__OTLP_HEADERS", value)]);
     let (config, settings) = Config::load(&sources, &[]).unwrap();
     let metadata = config.telemetry.otlp_headers.metadata();

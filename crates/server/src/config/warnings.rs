@@ -43,7 +43,7 @@ impl Config {
         );
         let is_file = self.history.url.starts_with("sqlite:");
         warn(
-            is_file && self.log.replicas > 1,
+            stores && is_file && self.log.replicas > 1,
             "history.url is a SQLite file while log.replicas is above 1: processes on several machines cannot share it",
         );
         warn(

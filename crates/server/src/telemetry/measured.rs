@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use cuitty_webhooks_domain::Clock;
-use metrics::counter;
+use metrics::{Counter, counter};
 use metrics_exporter_prometheus::PrometheusHandle;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
@@ -26,6 +26,21 @@ use super::collector::Collector;
 /// Times that metrics were sent, by how it went.
 const EXPORTS: &str = "webhooks_otlp_metric_exports_total";
 
+fn outcome(outcome: &'static str) -> Counter {
+    counter!(EXPORTS, "outcome" => outcome)
+}
+
+/// Describes what is counted here to the installed recorder, and shows it at 0.
+pub(super) fn describe() {
+    metrics::describe_counter!(
+        EXPORTS,
+        "Times that metrics were sent over OTLP by outcome (ok, error)"
+    );
+    for shown in ["ok", "error"] {
+        let _ = outcome(shown);
+    }
+}
+
 /// Sends the process's metrics until `stop` is cancelled, and then once more.
 pub(super) async fn run(
     metrics: PrometheusHandle,
@@ -35,10 +50,6 @@ pub(super) async fn run(
     collector: &Collector,
     stop: &CancellationToken,
 ) {
-    metrics::describe_counter!(
-        EXPORTS,
-        "Times that metrics were sent over OTLP, by how it went: ok or error"
-    );
     let started = nanos(clock);
     let mut tick = interval(every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -52,7 +63,7 @@ pub(super) async fn run(
         };
         let metrics = period.metrics(&metrics.render());
         let result = collector.send_metrics(request(&resource, metrics)).await;
-        counter!(EXPORTS, "outcome" => if result.is_ok() { "ok" } else { "error" }).increment(1);
+        outcome(if result.is_ok() { "ok" } else { "error" }).increment(1);
     }
 }
 

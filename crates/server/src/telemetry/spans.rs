@@ -45,10 +45,24 @@ pub(super) struct Outbox {
     resource: ResourceAttributesWithSchema,
 }
 
+/// Spans by their outcome.
+fn outcome(outcome: &'static str) -> Counter {
+    counter!(SPANS, "outcome" => outcome)
+}
+
+/// Describes what is counted here to the installed recorder, and shows it at 0.
+pub(super) fn describe() {
+    metrics::describe_counter!(
+        SPANS,
+        "Spans for the collector by outcome (sent, failed, dropped)"
+    );
+    for shown in ["sent", "failed", "dropped"] {
+        let _ = outcome(shown);
+    }
+}
+
 /// The source of spans, and where those come out that are to be sent.
 pub(super) fn provider(ratio: f64, resource: Resource) -> (SdkTracerProvider, Outbox) {
-    metrics::describe_counter!(SPANS, "Spans, by what became of them: sent, failed or dropped");
-    let outcome = |outcome: &'static str| counter!(SPANS, "outcome" => outcome);
     let (sender, ended) = mpsc::channel(QUEUE);
     let queue = Queue {
         sender,

@@ -133,6 +133,8 @@ struct NotNow(Duration);
 struct Job<'a> {
     requested: Cow<'a, Requested>,
     requested_sequence: u64,
+    /// When the attempt was due; `None` for the first one.
+    due_at: Option<DateTime<Utc>>,
 }
 
 impl Engine {
@@ -173,7 +175,7 @@ impl Engine {
         let (requested, requested_sequence) = (&*job.requested, job.requested_sequence);
         let is_cancelled = self.cancellations.contains(key.delivery_id);
         // Whoever cancelled it has ended it, unless that failed half-way.
-        if (task.verify || is_cancelled) && self.is_attempted(key, &job).await? {
+        if (task.verify || is_cancelled) && self.is_attempted(key, &job, is_cancelled).await? {
             return Ok(SILENT);
         }
         let entry = self
@@ -308,13 +310,14 @@ impl Engine {
         }
     }
 
-    /// Whether the log has an outcome of that attempt, or of a later one.
-    async fn is_attempted(&self, key: AttemptKey, job: &Job<'_>) -> Result<bool, NotNow> {
+    /// Whether the log has an outcome of that attempt, or of a later one. One that was cancelled may have ended at any time.
+    async fn is_attempted(&self, key: AttemptKey, job: &Job<'_>, is_cancelled: bool) -> Result<bool, NotNow> {
         let delivery = &job.requested.delivery;
-        let attempted = self
-            .past
-            .is_attempted(delivery, job.requested_sequence, key.number)
-            .await;
+        let from = past::From {
+            requested_sequence: job.requested_sequence,
+            due_at: job.due_at.filter(|_| !is_cancelled),
+        };
+        let attempted = self.past.is_attempted(delivery, from, key.number).await;
         attempted.map_err(|error| {
             debug!(%error, delivery.id = %key.delivery_id, "outcomes not read");
             NotNow(SOON)
@@ -328,6 +331,7 @@ impl Engine {
                 return Ok(Some(Job {
                     requested: Cow::Borrowed(&**requested),
                     requested_sequence: work.sequence,
+                    due_at: None,
                 }));
             }
             WorkEvent::Due(due) => due,
@@ -345,6 +349,7 @@ impl Engine {
                 Ok(Some(Job {
                     requested: Cow::Owned(requested),
                     requested_sequence: due.requested_sequence,
+                    due_at: Some(due.due_at),
                 }))
             }
             Some(EventBody::Unreadable(error)) => {

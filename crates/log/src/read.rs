@@ -3,14 +3,17 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind, LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use cuitty_webhooks_domain::delivery::DeliveryEvent;
 use cuitty_webhooks_domain::ids::DeliveryId;
 use futures_util::{FutureExt, StreamExt};
+use serde::Deserialize;
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -118,6 +121,22 @@ impl Log {
     pub async fn stored_at(&self, sequence: u64) -> Result<Option<DateTime<Utc>>, LogError> {
         let next = self.next_message(STREAM, ">", sequence.max(1)).await?;
         Ok(next.as_ref().map(stored_at))
+    }
+
+    /// Sequence of the first message that was stored at `at` or later, as the stream's leader knows it; `None` when there is
+    /// none yet.
+    pub async fn first_since(&self, at: DateTime<Utc>) -> Result<Option<u64>, LogError> {
+        let start_time = at.to_rfc3339_opts(SecondsFormat::Nanos, true);
+        let request = json!({ "start_time": start_time, "next_by_subj": ">" });
+        let api = format!("STREAM.MSG.GET.{STREAM}");
+        self.retried(|| async {
+            match self.js_api::<_, Found>(&api, &request).await? {
+                Ok(found) => Ok(Some(found.message.seq)),
+                Err(error) if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
+                Err(error) => Err(LogError::from_jetstream(&error)),
+            }
+        })
+        .await
     }
 
     /// Sequences of the first and the last message. The first is one more than the last when there are none.
@@ -260,6 +279,17 @@ impl Log {
             .await
             .map_err(LogError::protocol)
     }
+}
+
+/// What nats-server says of a message that it found.
+#[derive(Deserialize)]
+struct Found {
+    message: FoundMessage,
+}
+
+#[derive(Deserialize)]
+struct FoundMessage {
+    seq: u64,
 }
 
 fn found(answer: Result<StreamMessage, DirectGetError>) -> Result<Option<StreamMessage>, LogError> {

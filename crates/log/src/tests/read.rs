@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use tokio::time::{Instant, timeout};
 
 use super::fixtures::{due, now, read_events, request_of, requested};
@@ -52,6 +53,25 @@ async fn the_tail_gives_new_events_only() {
     log.append_requested(&[requested(3, 1)]).await.unwrap();
     let events = read_events(&mut tail, 1).await;
     assert_eq!((events[0].sequence, request_of(&events[0])), (3, requested(3, 1)));
+}
+
+#[tokio::test]
+async fn where_the_log_stood_at_a_time_is_told() {
+    let server = NatsServer::start().await;
+    let log = server.log().await;
+    let long_ago = now() - TimeDelta::days(365);
+    assert_eq!(log.first_since(long_ago).await.unwrap(), None);
+    for number in 1..=3 {
+        log.append_requested(&[requested(number, 1)]).await.unwrap();
+    }
+    assert_eq!(log.first_since(long_ago).await.unwrap(), Some(1));
+    for sequence in 1..=3 {
+        let stored_at = log.get(sequence).await.unwrap().unwrap().stored_at;
+        let just_after = stored_at + TimeDelta::nanoseconds(1);
+        assert_eq!(log.first_since(stored_at).await.unwrap(), Some(sequence));
+        let next = (sequence < 3).then_some(sequence + 1);
+        assert_eq!(log.first_since(just_after).await.unwrap(), next);
+    }
 }
 
 #[tokio::test]

@@ -9,11 +9,11 @@ use tokio::time::Instant;
 
 use super::FRESH;
 
-/// How far back it reaches, in sequences of the log: what a busy installation stores in a quarter of a minute, and read
-/// within a second or two.
-const SPAN: u64 = 100_000;
+/// How far back it reaches, in sequences of the log: what a busy installation stores in minutes. Less than half of them are
+/// outcomes, so that what is read takes some ten megabytes.
+const SPAN: u64 = 1_000_000;
 /// How far back what was read before may reach, to be read on from: a log that grows must not have all of it read again.
-const KEPT: u64 = 3 * SPAN;
+const KEPT: u64 = SPAN + SPAN / 2;
 
 /// Read once for all the work of a takeover, and on from there.
 pub(super) struct Recent {
@@ -48,7 +48,7 @@ impl Recent {
         }
     }
 
-    /// How far a delivery has come that was requested at `sequence`; `None` when that is too long ago to be told.
+    /// How far a delivery has come by what was stored after `sequence`; `None` when that is too long ago to be told.
     pub(super) async fn progress(
         &self,
         delivery_id: DeliveryId,

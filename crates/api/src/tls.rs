@@ -1,10 +1,9 @@
 //! TLS of the listener: a certificate and its key, and if wanted the authorities that callers' certificates must be from.
 
-use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls_pki_types::pem::PemObject;
+use cuitty_webhooks_log::pem;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 use tokio_rustls::TlsAcceptor;
@@ -48,10 +47,7 @@ impl TlsConfig {
             _ => {}
         }
         if with_files {
-            let certificates = self
-                .cert_file
-                .as_deref()
-                .map(|path| certificates("cert_file", path));
+            let certificates = self.cert_file.as_deref().map(certificates);
             let key = self.key_file.as_deref().map(private_key);
             let authorities = self.client_ca_file.as_deref().map(authorities);
             problems.extend(certificates.and_then(Result::err));
@@ -80,10 +76,10 @@ impl TlsConfig {
             None => builder.with_no_client_auth(),
             Some(path) => builder.with_client_cert_verifier(client_verifier(path, provider)?),
         };
-        let certificates = certificates("cert_file", cert_file)?;
+        let certificates = certificates(cert_file)?;
         let mut config = builder
             .with_single_cert(certificates, private_key(key_file)?)
-            .map_err(|error| TlsProblem::of_file("key_file", key_file, &error))?;
+            .map_err(|error| TlsProblem::new("key_file", pem::unusable(key_file, &error)))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Some(TlsAcceptor::from(Arc::new(config))))
     }
@@ -96,34 +92,19 @@ impl TlsProblem {
             message: message.into(),
         }
     }
-
-    fn of_file(setting: &'static str, path: &Path, error: &dyn Display) -> Self {
-        Self::new(setting, format!("{} cannot be used: {error}", path.display()))
-    }
 }
 
-fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsProblem> {
-    let unusable = |error: &dyn Display| TlsProblem::of_file(setting, path, error);
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| unusable(&error))?;
-    if certificates.is_empty() {
-        return Err(unusable(&"it holds no certificate"));
-    }
-    Ok(certificates)
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsProblem> {
+    pem::certificates(path).map_err(|message| TlsProblem::new("cert_file", message))
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsProblem> {
-    PrivateKeyDer::from_pem_file(path).map_err(|error| TlsProblem::of_file("key_file", path, &error))
+    pem::private_key(path).map_err(|message| TlsProblem::new("key_file", message))
 }
 
 fn authorities(path: &Path) -> Result<RootCertStore, TlsProblem> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates("client_ca_file", path)? {
-        roots
-            .add(certificate)
-            .map_err(|error| TlsProblem::of_file("client_ca_file", path, &error))?;
-    }
+    pem::add_authorities(&mut roots, path).map_err(|message| TlsProblem::new("client_ca_file", message))?;
     Ok(roots)
 }
 
@@ -133,7 +114,7 @@ fn client_verifier(
 ) -> Result<Arc<dyn tokio_rustls::rustls::server::danger::ClientCertVerifier>, TlsProblem> {
     WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(path)?), provider)
         .build()
-        .map_err(|error| TlsProblem::of_file("client_ca_file", path, &error))
+        .map_err(|error| TlsProblem::new("client_ca_file", pem::unusable(path, &error)))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use cuitty_webhooks_domain::ids::ApiKeyId;
 use cuitty_webhooks_domain::names::ProjectId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, instrument};
+use tracing::{error, info};
 
 use self::uses::Uses;
 use crate::follow::{Fold, Follower, Kept};
@@ -207,18 +207,6 @@ fn decode(message: &async_nats::Message) -> Result<ApiKey, CodecError> {
 impl Log {
     /// Appends a change of an API key, made at `at`, with its state afterwards. `expected_last_sequence` is the sequence of
     /// the change before, 0 for none; [`LogError::Conflict`] when another change came first.
-    #[instrument(
-        name = "log.append",
-        level = "debug",
-        skip_all,
-        fields(
-            otel.kind = "producer",
-            messaging.system = "nats",
-            messaging.destination.name = CONTROL_STREAM,
-            log.kind = "api_key",
-            key.id = %key.id
-        )
-    )]
     pub async fn append_api_key(
         &self,
         change: ApiKeyChange,

@@ -274,18 +274,6 @@ impl Log {
 
     /// Appends a change of an endpoint with its state afterwards. `expected_last_sequence` is the sequence of the change
     /// before, 0 for none; [`LogError::Conflict`] when another change came first.
-    #[instrument(
-        name = "log.append",
-        level = "debug",
-        skip_all,
-        fields(
-            otel.kind = "producer",
-            messaging.system = "nats",
-            messaging.destination.name = CONTROL_STREAM,
-            log.kind = "endpoint",
-            endpoint.id = %endpoint.id
-        )
-    )]
     pub async fn append_endpoint(
         &self,
         change: &EndpointChange,
@@ -312,6 +300,22 @@ impl Log {
     }
 
     /// Appends a change of the thing with this id to its subject, whose last message must be at `expected` (0: none).
+    #[instrument(
+        name = "log.append",
+        level = "debug",
+        skip_all,
+        fields(
+            otel.kind = "producer",
+            otel.status_code = field::Empty,
+            error.type = field::Empty,
+            messaging.system = "nats",
+            messaging.operation.type = "send",
+            messaging.operation.name = "append",
+            messaging.destination.name = CONTROL_STREAM,
+            log.kind = subject.kind().as_str(),
+            log.id = %id
+        )
+    )]
     pub(crate) async fn append_change(
         &self,
         subject: Subject,
@@ -326,7 +330,7 @@ impl Log {
             ..Outgoing::new(subject, body).id(id.clone())
         };
         let subject = message.subject.to_string();
-        match self.append(message).await {
+        match trace::refused(self.append(message).await) {
             Err(conflict @ LogError::Conflict { .. }) => {
                 // The conflict may be with this very change, stored by an append whose acknowledgement was lost.
                 let last = self.last_message(CONTROL_STREAM, &subject).await?;

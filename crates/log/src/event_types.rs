@@ -13,7 +13,7 @@ use cuitty_webhooks_domain::event_type::{EventTypeChange, EventTypeDefinition, P
 use cuitty_webhooks_domain::names::{EventType, ProjectId};
 use cuitty_webhooks_domain::project::{ProjectChange, ProjectSettings, UnknownEventTypes};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, instrument};
+use tracing::{error, info};
 
 use crate::follow::{Fold, Follower, Kept};
 use crate::metrics::names;
@@ -261,18 +261,6 @@ fn subject_of_project(settings: &ProjectSettings) -> Subject {
 impl Log {
     /// Appends a change of an event type with its state afterwards. `before` is the event type that the change was decided
     /// on, `None` when it is new; [`LogError::Conflict`] when another change came first.
-    #[instrument(
-        name = "log.append",
-        level = "debug",
-        skip_all,
-        fields(
-            otel.kind = "producer",
-            messaging.system = "nats",
-            messaging.destination.name = CONTROL_STREAM,
-            log.kind = "event_type",
-            event.type = %definition.name
-        )
-    )]
     pub async fn append_event_type(
         &self,
         change: &EventTypeChange,
@@ -288,18 +276,6 @@ impl Log {
 
     /// Appends a change of a project's settings, made at `at`, with all of them afterwards. `expected_last_sequence` is the
     /// sequence of the change before, 0 for none; [`LogError::Conflict`] when another change came first.
-    #[instrument(
-        name = "log.append",
-        level = "debug",
-        skip_all,
-        fields(
-            otel.kind = "producer",
-            messaging.system = "nats",
-            messaging.destination.name = CONTROL_STREAM,
-            log.kind = "project",
-            project.id = %settings.project_id
-        )
-    )]
     pub async fn append_project(
         &self,
         change: ProjectChange,

@@ -35,6 +35,7 @@ pub mod metrics;
 mod notify;
 mod outcomes;
 mod pages;
+pub mod pem;
 mod progress;
 mod read;
 mod replays;

@@ -148,18 +148,6 @@ fn subject_of(replay: &Replay) -> Subject {
 impl Log {
     /// Appends a change of a replay, made at `at`, with its state afterwards. `expected_last_sequence` is the sequence of
     /// the change before, 0 for none; [`LogError::Conflict`] when another change came first.
-    #[instrument(
-        name = "log.append",
-        level = "debug",
-        skip_all,
-        fields(
-            otel.kind = "producer",
-            messaging.system = "nats",
-            messaging.destination.name = CONTROL_STREAM,
-            log.kind = "replay",
-            replay.id = %replay.id
-        )
-    )]
     pub async fn append_replay(
         &self,
         change: &ReplayChange,

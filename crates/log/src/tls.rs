@@ -1,19 +1,17 @@
 //! TLS towards nats-server: which files are needed, whether they can be used, and what a failed handshake says.
 
 use std::error::Error;
-use std::fmt::Display;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use async_nats::ConnectOptions;
 use async_nats::rustls::crypto::aws_lc_rs;
-use async_nats::rustls::pki_types::pem::PemObject;
-use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use async_nats::rustls::{AlertDescription, ClientConfig, Error as TlsError, RootCertStore};
 
 use crate::config::LogConfig;
 use crate::error::LogError;
+use crate::pem;
 
 /// A setting of the log's connection cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,10 +28,6 @@ impl Problem {
             setting,
             message: message.into(),
         }
-    }
-
-    fn of_file(setting: &'static str, path: &Path, error: &dyn Display) -> Self {
-        Self::new(setting, format!("{} cannot be used: {error}", path.display()))
     }
 }
 
@@ -127,35 +121,18 @@ fn is_about_us(alert: AlertDescription) -> bool {
 fn readable(path: &Path) -> Result<(), Problem> {
     std::fs::read(path)
         .map(drop)
-        .map_err(|error| Problem::of_file("log.credentials_file", path, &error))
+        .map_err(|error| Problem::new("log.credentials_file", pem::unusable(path, &error)))
 }
 
-fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
-    let unusable = |error: &dyn Display| Problem::of_file(setting, path, error);
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| unusable(&error))?;
-    if certificates.is_empty() {
-        return Err(unusable(&"it holds no certificate"));
-    }
-    Ok(certificates)
-}
-
-fn authorities(path: &Path) -> Result<RootCertStore, Problem> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates("log.ca_file", path)? {
-        roots
-            .add(certificate)
-            .map_err(|error| Problem::of_file("log.ca_file", path, &error))?;
-    }
-    Ok(roots)
+fn authorities(path: &Path) -> Result<(), Problem> {
+    pem::add_authorities(&mut RootCertStore::empty(), path)
+        .map_err(|message| Problem::new("log.ca_file", message))
 }
 
 /// What is wrong with a certificate and its key, each by itself and together.
 fn certified(cert: &Path, key: &Path) -> Vec<Problem> {
-    let certificates = certificates("log.cert_file", cert);
-    let private =
-        PrivateKeyDer::from_pem_file(key).map_err(|error| Problem::of_file("log.key_file", key, &error));
+    let certificates = pem::certificates(cert).map_err(|message| Problem::new("log.cert_file", message));
+    let private = pem::private_key(key).map_err(|message| Problem::new("log.key_file", message));
     let (certificates, private) = match (certificates, private) {
         (Ok(certificates), Ok(private)) => (certificates, private),
         (certificates, private) => {
@@ -172,7 +149,7 @@ fn certified(cert: &Path, key: &Path) -> Vec<Problem> {
     let matched = builder.and_then(|builder| builder.with_client_auth_cert(certificates, private));
     matched
         .err()
-        .map(|error| Problem::of_file("log.key_file", key, &error))
+        .map(|error| Problem::new("log.key_file", pem::unusable(key, &error)))
         .into_iter()
         .collect()
 }

@@ -3,17 +3,16 @@
 use std::time::Duration;
 
 use harness::app::{PROJECT, TestApp};
-use harness::eventually::{eventually, is};
+
 use harness::receiver::Receiver;
 use hyper::Method;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::endpoints::{create, path_of};
-use super::idempotency::{forget_that_it_is_done, keyed};
-use super::{DELIVER, error, refusal};
+use super::idempotency::{delivered, forget_that_it_is_done, keyed};
+use super::{error, refusal};
 
-const DELIVERIES: &str = "/manage/v1/webhooks/deliveries";
 const REPLAYS: &str = "/manage/v1/webhooks/replays";
 
 #[tokio::test]
@@ -66,18 +65,7 @@ async fn what_was_begun_is_not_checked_again() {
     let endpoint = create(&app, json!({"url": receiver.url("/hook")})).await;
     let path = path_of(&endpoint);
     let event = json!({"project_id": PROJECT, "event_type": "a.b", "payload": {}});
-    let accepted = rest.post(DELIVER, &event).await.json();
-    let delivery = format!(
-        "{DELIVERIES}/{}",
-        accepted["deliveries"][0]["id"].as_str().unwrap()
-    );
-    eventually("the delivery is made", || async {
-        is(
-            rest.get(&delivery).await.json()["status"].clone(),
-            json!("delivered"),
-        )
-    })
-    .await;
+    let delivery = delivered(&app, &event).await;
     let (post, nothing) = (Method::POST, json!({}));
     let once_more = format!("{delivery}/replay");
     let first = keyed(&app, &post, &once_more, "one", &nothing).await;

@@ -17,6 +17,24 @@ const ENDPOINTS: &str = "/manage/v1/webhooks/endpoints";
 const DELIVERIES: &str = "/manage/v1/webhooks/deliveries";
 const UNUSED: &str = "http://127.0.0.1:9/unused";
 
+/// Hands an event over and waits until its first delivery has been made. Its path.
+pub(crate) async fn delivered(app: &TestApp, event: &Value) -> String {
+    let rest = app.rest();
+    let accepted = rest.post(DELIVER, event).await.json();
+    let delivery = format!(
+        "{DELIVERIES}/{}",
+        accepted["deliveries"][0]["id"].as_str().unwrap()
+    );
+    eventually("the delivery is made", || async {
+        is(
+            rest.get(&delivery).await.json()["status"].clone(),
+            json!("delivered"),
+        )
+    })
+    .await;
+    delivery
+}
+
 pub(crate) async fn keyed(
     app: &TestApp,
     method: &Method,
@@ -87,17 +105,9 @@ async fn every_change_is_made_once_under_its_key_and_answered_the_same() {
     for _ in 0..40 {
         rest.post(DELIVER, &event("a.b")).await;
     }
-    let accepted = rest.post(DELIVER, &event("a.b")).await.json();
-    let delivered = accepted["deliveries"][0]["id"].as_str().unwrap();
+    let delivered = delivered(&app, &event("a.b")).await;
     let accepted = rest.post(DELIVER, &event("hangs")).await.json();
     let pending = accepted["deliveries"][0]["id"].as_str().unwrap();
-    eventually("the delivery is made", || async {
-        is(
-            rest.get(&format!("{DELIVERIES}/{delivered}")).await.json()["status"].clone(),
-            json!("delivered"),
-        )
-    })
-    .await;
     let replays = "/manage/v1/webhooks/replays";
     let slow = json!({"project_id": PROJECT, "status": "delivered", "rate_per_second": 1});
     let replay = rest.post(replays, &slow).await;
@@ -119,7 +129,7 @@ async fn every_change_is_made_once_under_its_key_and_answered_the_same() {
         (&delete, format!("{path}/secrets/{rotated_away}"), json!({})),
         (&post, format!("{path}/test"), json!({"event_type": "a.b"})),
         (&post, DELIVER.to_owned(), event("a.b")),
-        (&post, format!("{DELIVERIES}/{delivered}/replay"), json!({})),
+        (&post, format!("{delivered}/replay"), json!({})),
         (&post, format!("{DELIVERIES}/{pending}/cancel"), json!({})),
         (&post, replays.to_owned(), slow),
         (&delete, replay.to_owned(), json!({})),
@@ -226,18 +236,7 @@ async fn what_is_in_no_state_for_a_change_leaves_its_key_free() {
     let endpoint = create(&app, json!({"url": receiver.url("/hook")})).await;
     let path = path_of(&endpoint);
     let event = json!({"project_id": PROJECT, "event_type": "a.b", "payload": {}});
-    let accepted = rest.post(DELIVER, &event).await.json();
-    let delivery = format!(
-        "{DELIVERIES}/{}",
-        accepted["deliveries"][0]["id"].as_str().unwrap()
-    );
-    eventually("the delivery is made", || async {
-        is(
-            rest.get(&delivery).await.json()["status"].clone(),
-            json!("delivered"),
-        )
-    })
-    .await;
+    let delivery = delivered(&app, &event).await;
     let all = json!({"project_id": PROJECT, "status": "delivered"});
     let replay = rest.post("/manage/v1/webhooks/replays", &all).await;
     let replay = replay.header("location");

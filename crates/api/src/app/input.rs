@@ -103,6 +103,28 @@ impl Violations {
     }
 }
 
+/// Refuses a mask of fields that names none, or others than `flag` and the settings.
+pub(crate) fn check_mask(fields: &[String], flag: &str, settings: &[&str]) -> Result<(), Rejection> {
+    let mut violations = Violations::default();
+    if fields.is_empty() {
+        violations.add("update_mask", "must name at least one field");
+    }
+    // Every field may be named, and none needs to be named twice. What is done for each of them is bounded by that.
+    let most = settings.len() + 1;
+    if fields.len() > most {
+        violations.add("update_mask", format!("must name at most {most} fields"));
+        return violations.finish(Some(()));
+    }
+    for field in fields {
+        if field != flag && !settings.contains(&field.as_str()) {
+            let (field, known) = (field.escape_default(), settings.join(", "));
+            let text = format!("has `{field}`; what can be changed is {flag}, {known}");
+            violations.add("update_mask", text);
+        }
+    }
+    violations.finish(Some(()))
+}
+
 /// Which page of a list is asked for.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PageInput {

@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+use cuitty_webhooks_log::pem;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
@@ -18,17 +17,8 @@ pub(super) fn connector(extra_ca_file: Option<&Path>) -> Result<TlsConnector, Di
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
     };
     if let Some(path) = extra_ca_file {
-        let unusable = |error: &dyn std::fmt::Display| {
-            DispatcherError::config(SETTING, format!("{} cannot be used: {error}", path.display()))
-        };
-        let before = roots.len();
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unusable(&error))? {
-            let certificate = certificate.map_err(|error| unusable(&error))?;
-            roots.add(certificate).map_err(|error| unusable(&error))?;
-        }
-        if roots.len() == before {
-            return Err(unusable(&"it holds no certificate"));
-        }
+        pem::add_authorities(&mut roots, path)
+            .map_err(|message| DispatcherError::config(SETTING, message))?;
     }
     let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()

@@ -6,7 +6,7 @@ use cuitty_webhooks_domain::endpoint::{
 };
 use cuitty_webhooks_domain::rejection::{FieldViolation, Rejection};
 
-use crate::app::input::Violations;
+use crate::app::input::check_mask;
 use crate::error::AppError;
 
 /// What shall change about an endpoint.
@@ -97,27 +97,7 @@ impl EndpointUpdate {
 
 /// Refuses names of fields that cannot be changed.
 pub(super) fn check_fields(fields: &[String]) -> Result<(), Rejection> {
-    let mut violations = Violations::default();
-    if fields.is_empty() {
-        violations.add("update_mask", "must name at least one field");
-    }
-    // Every field may be named, and none needs to be named twice. What is done for each of them is bounded by that.
-    let most = SETTING_FIELDS.len() + 1;
-    if fields.len() > most {
-        violations.add("update_mask", format!("must name at most {most} fields"));
-        return violations.finish(Some(()));
-    }
-    for field in fields {
-        if field != "active" && !SETTING_FIELDS.contains(&field.as_str()) {
-            let known = SETTING_FIELDS.join(", ");
-            let text = format!(
-                "has `{}`; what can be changed is active, {known}",
-                field.escape_default()
-            );
-            violations.add("update_mask", text);
-        }
-    }
-    violations.finish(Some(()))
+    check_mask(fields, "active", &SETTING_FIELDS)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use cuitty_webhooks_domain::rejection::{FieldViolation, Rejection, Resource};
 
 use super::validate;
 use crate::app::Terms;
-use crate::app::input::Violations;
+use crate::app::input::{Violations, check_mask};
 use crate::error::AppError;
 
 /// What shall change about an event type.
@@ -93,27 +93,7 @@ impl EventTypeUpdate {
 
 /// Refuses names of fields that cannot be changed.
 pub(super) fn check_fields(fields: &[String]) -> Result<(), Rejection> {
-    let mut violations = Violations::default();
-    if fields.is_empty() {
-        violations.add("update_mask", "must name at least one field");
-    }
-    // Every field may be named, and none needs to be named twice. What is done for each of them is bounded by that.
-    let most = SETTING_FIELDS.len() + 1;
-    if fields.len() > most {
-        violations.add("update_mask", format!("must name at most {most} fields"));
-        return violations.finish(Some(()));
-    }
-    for field in fields {
-        if field != "archived" && !SETTING_FIELDS.contains(&field.as_str()) {
-            let known = SETTING_FIELDS.join(", ");
-            let field = field.escape_default();
-            violations.add(
-                "update_mask",
-                format!("has `{field}`; what can be changed is archived, {known}"),
-            );
-        }
-    }
-    violations.finish(Some(()))
+    check_mask(fields, "archived", &SETTING_FIELDS)
 }
 
 #[cfg(test)]

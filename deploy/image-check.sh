@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Proves, without a container engine, that the image's binary needs nothing but itself: starts every role in a root directory
-# that holds the binary, its configuration, /etc/hosts and /etc/resolv.conf, read-only, as user 65532, against a real
-# nats-server, and waits until each is ready. Works as root, and as an ordinary user where user namespaces may be made.
+# that holds the binary, its configuration, /etc/hosts, /etc/resolv.conf, /dev/random and /dev/urandom, read-only, as user 65532,
+# against a real nats-server, and waits until each is ready. Works as root, and as an ordinary user where user namespaces may be
+# made.
 #
 #   deploy/image-check.sh BINARY NATS_SERVER
 set -euo pipefail
@@ -47,9 +48,12 @@ mkdir -p "$root/usr/bin" "$root/etc/cuitty-webhooks" "$root/data"
 install -m 755 "$binary" "$root/usr/bin/cuitty-webhooks"
 echo 'nameserver 127.0.0.1' > "$root/etc/resolv.conf"
 printf '127.0.0.1 localhost nats.image-check.test\n' > "$root/etc/hosts"
+mkdir "$root/dev"
+touch "$root/dev/random" "$root/dev/urandom"
 chmod 755 "$scratch" "$root" "$root"/* "$root/etc/cuitty-webhooks"
 
-# As the container runtime would: a mount namespace of its own, everything read-only but the volume, and then the user.
+# As the container runtime would: a mount namespace of its own, everything read-only but the volume, of the devices that every
+# container has those that are needed, and then the user.
 enter=$scratch/enter.sh
 cat > "$enter" <<'SCRIPT'
 set -eu
@@ -58,6 +62,11 @@ mount --bind "$root" "$root"
 mount -t tmpfs -o mode=0755,size=64m tmpfs "$root/data"
 [ "$(id -u)" != 0 ] || [ "${NAMESPACED:-}" ] || chown "$user:$user" "$root/data"
 mount -o remount,bind,ro "$root"
+for device in /dev/random /dev/urandom; do
+    mount --bind "$device" "$root$device"
+    # Flags that the mount has may not be left out by an ordinary user.
+    mount -o "remount,bind,ro,$(findmnt --noheadings --output VFS-OPTIONS --target "$device" | sed 's/^rw,//')" "$root$device"
+done
 if [ "${NAMESPACED:-}" ]; then
     exec unshare --user --map-user="$user" --map-group="$user" --root="$root" /usr/bin/cuitty-webhooks "$@"
 fi

@@ -38,6 +38,8 @@ const USERS: [(&str, &str); 7] = [
     ("webhooks-operator", "WEBHOOKS_OPERATOR_PASSWORD"),
     ("module-budgets", "MODULE_BUDGETS_PASSWORD"),
 ];
+/// How much `accounts.conf` lets the log take.
+const MAX_FILE: [&str; 2] = ["WEBHOOKS_MAX_FILE", "8GB"];
 /// The user of `accounts.conf` that may do everything.
 pub const OPERATOR: &str = "webhooks-operator";
 /// Name of the configuration's file, if there is one.
@@ -73,9 +75,10 @@ impl NatsServer {
     pub async fn start_with_accounts() -> Self {
         let dir = tempfile::tempdir().expect("make a directory");
         include_accounts(dir.path());
-        let environment = USERS.map(|(user, variable)| (variable.to_owned(), user.to_owned()));
+        let passwords = USERS.map(|(user, variable)| (variable.to_owned(), user.to_owned()));
+        let environment = passwords.into_iter().chain([MAX_FILE.map(str::to_owned).into()]);
         let login = Some([OPERATOR.into(), OPERATOR.into()]);
-        Self::start_as(dir, login, environment.into(), None).await
+        Self::start_as(dir, login, environment.collect(), None).await
     }
 
     /// Starts one that speaks TLS with this certificate and takes only clients that show one of `authority`; `client` is

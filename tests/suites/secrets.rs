@@ -3,8 +3,9 @@
 use cuitty_webhooks_proto::v1::endpoint_service_client::EndpointServiceClient;
 use cuitty_webhooks_proto::v1::message_service_client::MessageServiceClient;
 use cuitty_webhooks_proto::v1::{CreateEndpointRequest, Header};
-use harness::app::{PROJECT, event};
+use harness::app::{PROJECT, TestApp, event};
 use harness::dev::Dev;
+use harness::eventually::eventually;
 use harness::grpc::{authorized, refused};
 use harness::nats::NatsServer;
 use harness::postgres::PostgresCluster;
@@ -223,4 +224,43 @@ async fn dev_logs_none_of_the_keys_that_it_makes() {
             .find(|line| line.contains(key));
         assert_eq!(line, None, "{name} is logged");
     }
+}
+
+#[tokio::test]
+async fn a_dispatcher_without_the_sealing_key_says_so_and_what_it_failed_is_delivered_with_it() {
+    let app = TestApp::builder().processes(["api,projector"]).start().await;
+    let receiver = Receiver::start();
+    let request = CreateEndpointRequest {
+        url: receiver.url("/hook"),
+        retry_schedule_seconds: vec![1; 10],
+        ..Default::default()
+    };
+    app.create_endpoint(request).await;
+    let another = app
+        .settings
+        .clone()
+        .set("sealing.keys", format!("another:{SEALING_KEY}"));
+    let mut dispatcher = RoleProcess::start("dispatcher", &another).await;
+
+    for number in 0..3 {
+        app.deliver("order.paid", &json!({ "number": number })).await;
+    }
+    eventually("attempts fail", || async {
+        let attempts = dispatcher.metric("webhooks_attempts_total").await;
+        if attempts >= 3.0 { Ok(()) } else { Err(attempts) }
+    })
+    .await;
+    let said = dispatcher.output();
+    let lines = said
+        .lines()
+        .filter(|line| line.contains("a signing secret does not open"));
+    assert_eq!(lines.count(), 1, "{said}");
+    assert!(
+        said.contains("the key ring does not hold sealing key `test`"),
+        "{said}"
+    );
+
+    assert!(dispatcher.stop().await.success());
+    let _dispatcher = RoleProcess::start("dispatcher", &app.settings).await;
+    receiver.received("/hook", 3).await;
 }

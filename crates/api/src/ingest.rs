@@ -237,6 +237,7 @@ async fn reject(message: &Published, error: &AppError) -> Result<(), LogError> {
     };
     tracing::warn!(
         published.seq = message.sequence,
+        published.subject = %message.subject,
         code = error.code(),
         "a published message is rejected"
     );

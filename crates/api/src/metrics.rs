@@ -103,7 +103,18 @@ pub(crate) fn register() {
     for outcome in ["accepted", "rejected", "later"] {
         let _ = counter!(INGESTED, "outcome" => outcome);
     }
-    let _ = counter!(INGEST_REJECTED, "reason" => "invalid_fields");
+    for reason in [
+        "endpoint_not_found",
+        "event_type_archived",
+        "event_type_unknown",
+        "idempotency_key_reused",
+        "internal",
+        "invalid_fields",
+        "payload_too_large",
+        "project_not_found",
+    ] {
+        let _ = counter!(INGEST_REJECTED, "reason" => reason);
+    }
     for name in [DELIVERIES, INGEST_REDELIVERED] {
         let _ = counter!(name);
     }

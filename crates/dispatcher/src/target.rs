@@ -1,6 +1,7 @@
 //! An endpoint made ready to be called: its destination parsed, its secrets opened, its headers built; once per revision.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use ::http::HeaderMap;
@@ -11,9 +12,10 @@ use cuitty_webhooks_domain::egress::EgressPolicy;
 use cuitty_webhooks_domain::endpoint::{Endpoint, EndpointKind, EndpointSettings};
 use cuitty_webhooks_domain::ids::{EndpointId, SecretId};
 use cuitty_webhooks_domain::retry::RetrySchedule;
-use cuitty_webhooks_domain::seal::KeyRing;
+use cuitty_webhooks_domain::seal::{KeyRing, SealError};
 use cuitty_webhooks_domain::signing::SigningKey;
 use moka::sync::Cache;
+use tracing::error;
 
 use crate::destination::Destination;
 
@@ -23,6 +25,8 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("cuitty-webhooks/", 
 const KEPT: u64 = 10_000;
 /// How long one is kept that nothing is sent to: opened secrets are not left lying about.
 const KEPT_IDLE: Duration = Duration::from_mins(10);
+/// Seconds between two lines about secrets that do not open, at least.
+const TOLD_EVERY: i64 = 60;
 
 /// An endpoint made ready to be called.
 #[derive(Debug)]
@@ -58,6 +62,8 @@ pub(crate) struct Targets {
     ring: KeyRing,
     policy: EgressPolicy,
     ready: Cache<EndpointId, Arc<Prepared>>,
+    /// When it was last told that a secret does not open, in seconds since the Unix epoch.
+    told_at: AtomicI64,
 }
 
 /// What was made of one revision of an endpoint.
@@ -75,7 +81,21 @@ impl Targets {
             .max_capacity(KEPT)
             .time_to_idle(KEPT_IDLE)
             .build();
-        Self { ring, policy, ready }
+        Self {
+            ring,
+            policy,
+            ready,
+            told_at: AtomicI64::new(i64::MIN),
+        }
+    }
+
+    /// A secret does not open: that is nothing of the endpoint's. Every attempt shows it; the log does, too, once a minute at most.
+    fn tell(&self, error: &SealError, endpoint: &Endpoint, now: DateTime<Utc>) {
+        let (now, told_at) = (now.timestamp(), self.told_at.load(Ordering::Relaxed));
+        if now >= told_at.saturating_add(TOLD_EVERY) {
+            self.told_at.store(now, Ordering::Relaxed);
+            error!(%error, endpoint.id = %endpoint.id, "attempts fail: a signing secret does not open");
+        }
     }
 
     /// `endpoint`, ready to be called at `now` or later.
@@ -102,7 +122,10 @@ impl Targets {
             .live_secrets(now)
             .map(|secret| {
                 let opened = self.ring.open(&secret.sealed, endpoint.id, secret.id);
-                let opened = opened.map_err(|error| unusable(format!("secret {}: {error}", secret.id)))?;
+                let opened = opened.map_err(|error| {
+                    self.tell(&error, endpoint, now);
+                    unusable(format!("secret {}: {error}", secret.id))
+                })?;
                 Ok(Key {
                     id: secret.id,
                     signing: SigningKey::new(&opened),

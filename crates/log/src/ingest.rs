@@ -47,8 +47,9 @@ pub struct Published {
     pub delivered: u64,
     /// How many wait behind it.
     pub waiting: u64,
+    /// What it was published on.
+    pub subject: String,
     headers: HeaderMap,
-    subject: String,
     reply: ReplySubject,
     log: Log,
 }

@@ -253,9 +253,14 @@ impl Installation {
         self.mount(pod, container, root.path());
         let file = moved(yaml::texts(&container["args"])[1], root.path());
         let passwords = self.secrets["nats-passwords"].iter();
+        let values = items(&container["env"]).filter_map(|variable| {
+            let value = variable["value"].as_str()?;
+            Some((text(&variable["name"]), value))
+        });
         let ran = Command::new(harness::nats::binary())
             .args(["-t", "--config", &file])
             .env("POD_NAME", "nats-0")
+            .envs(values)
             .envs(passwords.map(|(name, value)| (name, String::from_utf8_lossy(value).into_owned())))
             .output()
             .expect("run nats-server");

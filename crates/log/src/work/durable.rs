@@ -171,11 +171,15 @@ impl Log {
             return Ok(DeliverPolicy::ByStartSequence { start_sequence });
         }
         floor.forget();
-        error!(
-            partition,
-            log.seq = state.first_sequence,
-            "durable consumer is missing, and what it had done is not known: everything of the partition that is kept              is delivered again, so that nothing is lost"
-        );
+        // There may be nothing that it could have done.
+        if self.leader_last(STREAM, &work_filter(partition)).await?.is_some() {
+            error!(
+                partition,
+                log.seq = state.first_sequence,
+                "durable consumer is missing, and what it had done is not known: everything of the partition that is kept is \
+                 delivered again, so that nothing is lost"
+            );
+        }
         Ok(DeliverPolicy::All)
     }
 

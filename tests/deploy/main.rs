@@ -1,7 +1,9 @@
-//! What stands in `deploy/`, checked against the schemas of what reads it and against the binary. `make deploy-check` runs it.
+//! What stands in `deploy/`, checked against the schemas of what reads it and against the binary, and the prod overlay itself
+//! while its parts are killed. `make deploy-check` runs it.
 
 #![cfg(test)]
 
+mod cluster;
 mod compose;
 mod manifests;
 mod metrics;

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use tempfile::NamedTempFile;
 
-use self::install::Installation;
+pub(crate) use self::install::{DATABASE, Installation, is_ours, moved};
 use crate::yaml;
 
 const OVERLAYS: [&str; 3] = ["dev", "prod", "prod-hpa"];
@@ -36,7 +36,8 @@ fn rendered(overlay: &str) -> NamedTempFile {
     file
 }
 
-async fn installation(overlay: &str) -> Installation {
+/// An overlay's objects with the Secrets that it needs.
+pub(crate) async fn installation(overlay: &str) -> Installation {
     Installation::new(yaml::documents(rendered(overlay).path()).await, overlay).await
 }
 

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use cuitty_webhooks_domain::delivery::{Conclusion, DeliveryEvent};
-use cuitty_webhooks_log::EventBody;
+use cuitty_webhooks_log::{EventBody, StoredEvent};
 use tokio::time::Instant;
 
 use crate::local::CLOCK;
@@ -15,6 +15,10 @@ use crate::receiver::Receiver;
 /// How long a request of a process that was killed may take to arrive. Nobody else makes the attempt so soon: the lease of
 /// the killed one must expire first.
 const ON_ITS_WAY: Duration = Duration::from_millis(500);
+
+/// What an acknowledgement of work may lie before the end of the nats-server that took it and still be lost with it: it is
+/// written to the file, and told to the other servers, a moment later.
+const UNWRITTEN: TimeDelta = TimeDelta::milliseconds(500);
 
 /// A point in time, by both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -94,8 +98,16 @@ impl Books {
     /// # Panics
     /// When something arrived that was never requested.
     pub async fn read(log_url: &str, receiver: &Receiver) -> Self {
+        Self::of(stored(log_url).await, receiver)
+    }
+
+    /// Of everything that a log holds, and what has arrived.
+    ///
+    /// # Panics
+    /// When something arrived that was never requested.
+    pub fn of(events: Vec<StoredEvent>, receiver: &Receiver) -> Self {
         let mut accounts: HashMap<String, Account> = HashMap::new();
-        for event in stored(log_url).await {
+        for event in events {
             match event.body {
                 EventBody::Event(DeliveryEvent::Requested(requested)) => {
                     accounts.insert(requested.delivery.delivery_id.to_string(), Account::default());
@@ -135,6 +147,11 @@ impl Books {
         self.0.is_empty()
     }
 
+    /// One delivery.
+    pub fn account(&self, delivery_id: &str) -> Option<&Account> {
+        self.0.get(delivery_id)
+    }
+
     /// Every delivery was made: each of its attempts, 1 to n, arrived and has one outcome, of which the last one, and no
     /// other, is the success.
     ///
@@ -159,6 +176,19 @@ impl Books {
     /// The attempts that arrived more than once.
     pub fn repeated(&self) -> Vec<AttemptRef> {
         self.attempts(|_, arrivals| arrivals.len() > 1)
+    }
+
+    /// The attempts that arrived once more at `moment` or later.
+    pub fn repeated_since(&self, moment: Moment) -> Vec<AttemptRef> {
+        self.attempts(|_, arrivals| arrivals[1..].iter().any(|arrival| *arrival >= moment.at))
+    }
+
+    /// The attempts whose outcome may have been lost on its way while a nats-server was away, from `killed` until `back`, or
+    /// the acknowledgement of their work: begun before it was back, and recorded no earlier than just before it was killed.
+    pub fn unconfirmed(&self, killed: Moment, back: Moment) -> Vec<AttemptRef> {
+        self.attempts(|outcome, arrivals| {
+            arrivals[0] <= back.at && outcome.stored_at > killed.wall - UNWRITTEN
+        })
     }
 
     /// The attempts that had been begun at `moment`, when their dispatcher was killed, and whose outcome the log did not

@@ -12,7 +12,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// # Panics
 /// When it cannot be read.
 pub async fn stored(url: &str) -> Vec<StoredEvent> {
-    let log = connect(url).await;
+    stored_in(&connect(url).await).await
+}
+
+/// Everything that is stored in this log now, in order.
+///
+/// # Panics
+/// When it cannot be read.
+pub async fn stored_in(log: &Log) -> Vec<StoredEvent> {
     let (_, last) = log.bounds().await.expect("ask the log for its bounds");
     let mut reader = log.read(1);
     let mut events: Vec<StoredEvent> = Vec::new();

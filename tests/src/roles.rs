@@ -111,15 +111,7 @@ impl RoleProcess {
     /// # Panics
     /// When the metrics are not served.
     pub async fn metric(&self, name: &str) -> f64 {
-        let answer = RestClient::new(self.admin_url(), None).get("/metrics").await;
-        let text = String::from_utf8_lossy(&answer.body);
-        text.lines()
-            .filter_map(|line| {
-                let (series, value) = line.rsplit_once(' ')?;
-                let is_it = series.split('{').next() == Some(name);
-                is_it.then(|| value.parse::<f64>().expect("a sample is a number"))
-            })
-            .sum()
+        metric(&self.admin_url(), name).await
     }
 
     /// What it has logged.
@@ -192,6 +184,22 @@ fn run(roles: &str, settings: &Settings, dir: &Path) -> Process {
         .current_dir(dir)
         .envs(settings.environment());
     Process::spawn(roles, command, &dir.join("output.log"))
+}
+
+/// The sum of a metric's samples over all labels, of the process with this admin listener; 0 when it has none.
+///
+/// # Panics
+/// When the metrics are not served.
+pub async fn metric(admin_url: &str, name: &str) -> f64 {
+    let answer = RestClient::new(admin_url, None).get("/metrics").await;
+    let text = String::from_utf8_lossy(&answer.body);
+    text.lines()
+        .filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let is_it = series.split('{').next() == Some(name);
+            is_it.then(|| value.parse::<f64>().expect("a sample is a number"))
+        })
+        .sum()
 }
 
 /// Runs the binary with `arguments` until it ends.

@@ -352,6 +352,12 @@ async fn every_role_may_do_all_that_it_does() {
         module.publish_event(&subject, "{}").await;
     }
     receiver.received("/module", 7).await;
+    // Who was cut off looks where each of its readers is.
+    app.nats.restart().await;
+    for role in &app.roles {
+        role.ready().await;
+    }
+    assert_eq!(outcome(&app, &deliver(&app, &plain).await).await, delivered(1));
     for role in &mut app.roles {
         assert!(role.stop().await.success());
     }

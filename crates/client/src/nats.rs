@@ -73,8 +73,9 @@ pub enum PublishError {
 }
 
 impl Publisher {
-    /// Connects to one of these nats-servers, such as `nats://user:password@127.0.0.1:4222`, or a token instead of user and
-    /// password, percent-encoded. Answers to a user arrive under `_INBOX.<user>`, which may be all that it may subscribe to.
+    /// Connects to one of these nats-servers, separated by commas, such as `nats://user:password@127.0.0.1:4222`, or a token
+    /// instead of user and password, percent-encoded; the first one's are used for all. Answers to a user arrive under
+    /// `_INBOX.<user>`, which may be all that it may subscribe to.
     pub async fn connect(urls: &str) -> Result<Self, PublishError> {
         let options = match login(urls) {
             None => ConnectOptions::new(),
@@ -86,7 +87,8 @@ impl Publisher {
                 }
             },
         };
-        let connected = options.connect(urls).await;
+        let servers: Vec<_> = urls.split(',').map(str::trim).collect();
+        let connected = options.connect(servers).await;
         let client = connected.map_err(|error| PublishError::Unavailable(error.to_string()))?;
         Ok(Self::new(client))
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,33 +15,35 @@ use tempfile::{NamedTempFile, TempDir};
 
 use crate::yaml::{self, items, text};
 
-const DATABASE: &str = "postgres://webhooks:secret@db.example.com/webhooks\
+pub(crate) const DATABASE: &str = "postgres://webhooks:secret@db.example.com/webhooks\
     ?sslmode=verify-full&sslrootcert=/etc/cuitty-webhooks/tls/history/ca.crt";
 
 /// The objects of an overlay and what they refer to.
 #[derive(Debug, Clone)]
-pub(super) struct Installation {
-    pub(super) objects: Vec<Value>,
+pub(crate) struct Installation {
+    pub(crate) objects: Vec<Value>,
     /// The keys of every Secret that README.md has somebody make, with their contents.
-    pub(super) secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+    pub(crate) secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+    /// Whose certificates are in them.
+    pub(crate) authority: Arc<Authority>,
 }
 
 /// A workload's pods.
-pub(super) struct Pod<'a> {
+pub(crate) struct Pod<'a> {
     /// Kind and name of the workload, for messages.
-    pub(super) name: String,
-    pub(super) workload: &'a Value,
+    pub(crate) name: String,
+    pub(crate) workload: &'a Value,
     pub(super) labels: &'a Value,
-    pub(super) spec: &'a Value,
+    pub(crate) spec: &'a Value,
 }
 
 impl Pod<'_> {
-    pub(super) fn containers(&self) -> impl Iterator<Item = &Value> {
+    pub(crate) fn containers(&self) -> impl Iterator<Item = &Value> {
         items(&self.spec["containers"])
     }
 
     /// Whether it runs our binary.
-    pub(super) fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         self.containers().any(is_ours)
     }
 
@@ -51,7 +54,7 @@ impl Pod<'_> {
 }
 
 /// Whether a container runs our binary.
-pub(super) fn is_ours(container: &Value) -> bool {
+pub(crate) fn is_ours(container: &Value) -> bool {
     text(&container["image"]).contains("cuitty/webhooks:")
 }
 
@@ -73,8 +76,8 @@ impl Installation {
                 )
             })
             .collect();
+        let authority = Authority::new();
         if overlay != "dev" {
-            let authority = Authority::new();
             let certified = authority.certify("server");
             let pem = |path: &Path| fs::read(path).expect("a certificate");
             let server = [
@@ -91,10 +94,14 @@ impl Installation {
                     );
                 }
             }
-            let authority = BTreeMap::from([("ca.crt".to_owned(), server["ca.crt"].clone())]);
-            secrets.insert("history-tls".into(), authority);
+            let history = BTreeMap::from([("ca.crt".to_owned(), server["ca.crt"].clone())]);
+            secrets.insert("history-tls".into(), history);
         }
-        Self { objects, secrets }
+        Self {
+            objects,
+            secrets,
+            authority: Arc::new(authority),
+        }
     }
 
     pub(super) fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
@@ -107,7 +114,7 @@ impl Installation {
             .find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
     }
 
-    pub(super) fn pods(&self) -> Vec<Pod<'_>> {
+    pub(crate) fn pods(&self) -> Vec<Pod<'_>> {
         let workloads = self
             .objects
             .iter()
@@ -169,7 +176,7 @@ impl Installation {
     }
 
     /// Puts what a container's volumes hold below `root`, where their mounts say.
-    fn mount(&self, pod: &Pod<'_>, container: &Value, root: &Path) {
+    pub(crate) fn mount(&self, pod: &Pod<'_>, container: &Value, root: &Path) {
         for mount in items(&container["volumeMounts"]) {
             let volume = items(&pod.spec["volumes"]).find(|volume| volume["name"] == mount["name"]);
             let Some(volume) = volume else { continue };
@@ -273,7 +280,7 @@ impl Installation {
     }
 
     /// The names of the partitions' consumers that the log makes.
-    pub(super) fn consumers(&self) -> BTreeSet<String> {
+    pub(crate) fn consumers(&self) -> BTreeSet<String> {
         (0..self.config().log.partitions)
             .map(|partition| format!("dispatch-{partition}"))
             .collect()
@@ -298,14 +305,14 @@ pub(super) fn secrets(overlay: &str) -> NamedTempFile {
 }
 
 /// `text` with the directories of a pod as they are called below `root`.
-fn moved(text: &str, root: &Path) -> String {
+pub(crate) fn moved(text: &str, root: &Path) -> String {
     let below = |path: &str| {
         PathBuf::from(root)
             .join(path.trim_start_matches('/'))
             .display()
             .to_string()
     };
-    ["/etc/cuitty-webhooks", "/etc/nats", "/data"]
+    ["/etc/cuitty-webhooks", "/etc/nats", "/run/nats", "/data"]
         .iter()
         .fold(text.to_owned(), |text, path| {
             // Only where a path begins.

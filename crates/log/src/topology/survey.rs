@@ -1,9 +1,11 @@
 //! How the log stands on its servers: where its streams and durable consumers are, how many copies of each there are, and what
 //! room is left. For an operator; nothing here is read while deliveries are made.
 
-use async_nats::jetstream::consumer;
+use std::time::Duration;
+
 use async_nats::jetstream::stream::ClusterInfo;
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::time::sleep;
 
 use super::{CONCURRENCY, INGEST_STREAM, STREAM, streams};
 use crate::Log;
@@ -13,7 +15,13 @@ use crate::error::LogError;
 use crate::ingest;
 use crate::work::durable_name;
 
-/// What there is on nats-server at one moment.
+/// How often a part is looked at while copies of it seem to be behind. Under load a copy is a few messages behind at most
+/// moments; one that was seen up to date once is well.
+const LOOKS: usize = 12;
+/// Between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What there is on nats-server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
     /// The streams, buckets included, and the durable consumers.
@@ -35,7 +43,7 @@ pub struct Part {
     pub copies: (usize, usize),
     /// Servers that hold a copy and are down.
     pub offline: Vec<String>,
-    /// Servers whose copies are not up to date.
+    /// Servers whose copies were not up to date at any look.
     pub behind: Vec<String>,
     /// Messages that it holds; of a consumer, those that wait to be pulled.
     pub messages: u64,
@@ -58,6 +66,12 @@ impl Part {
         } else {
             None
         }
+    }
+
+    /// What this look tells, after an earlier one: a copy that either has seen up to date is not behind.
+    fn after(mut self, earlier: &Self) -> Self {
+        self.behind.retain(|server| earlier.behind.contains(server));
+        self
     }
 
     fn new(name: String, cluster: Option<ClusterInfo>, wanted: usize) -> Self {
@@ -108,31 +122,16 @@ pub async fn servers(config: &LogConfig) -> Result<Vec<Server>, LogError> {
 impl Log {
     /// How the log stands. Streams and consumers that are missing are left out: [`Log::check`] tells of them.
     pub async fn survey(&self) -> Result<Survey, LogError> {
-        let wanted = self.config().replicas;
-        let mut parts = Vec::new();
-        for config in streams::wanted(self.config()) {
-            let Some(info) = self.stream_info(&config.name).await? else {
-                continue;
-            };
-            parts.push(Part {
-                messages: info.state.messages,
-                bytes: info.state.bytes,
-                ..Part::new(config.name, info.cluster, wanted)
-            });
-        }
         let partitions = self.stored_partitions().await?;
         let durables = (0..partitions).map(|partition| (STREAM, durable_name(partition)));
         let durables = durables.chain([(INGEST_STREAM, ingest::DURABLE.to_owned())]);
-        let asked = stream::iter(durables).map(|(stream, name)| async move {
-            let info = self.consumer_of(stream, &name).await?;
-            let part = |info: consumer::Info| Part {
-                messages: info.num_pending,
-                ..Part::new(format!("{stream}/{name}"), info.cluster, wanted)
-            };
-            Ok::<_, LogError>(info.map(part))
-        });
-        let durables: Vec<_> = asked.buffered(CONCURRENCY).try_collect().await?;
-        parts.extend(durables.into_iter().flatten());
+        let names = streams::wanted(self.config())
+            .into_iter()
+            .map(|config| config.name)
+            .chain(durables.map(|(stream, name)| format!("{stream}/{name}")));
+        let asked = stream::iter(names).map(|name| async move { self.settled(&name).await });
+        let parts: Vec<_> = asked.buffered(CONCURRENCY).try_collect().await?;
+        let parts = parts.into_iter().flatten().collect();
         let account = self
             .jetstream()
             .query_account()
@@ -146,6 +145,37 @@ impl Log {
                 .max_storage
                 .and_then(|limit| u64::try_from(limit).ok()),
         })
+    }
+
+    /// A stream, or a consumer by `<stream>/<consumer>`, looked at until each of its copies was seen up to date or [`LOOKS`]
+    /// times.
+    async fn settled(&self, name: &str) -> Result<Option<Part>, LogError> {
+        let mut part = self.part(name).await?;
+        for _ in 1..LOOKS {
+            let Some(earlier) = part.take_if(|part| !part.behind.is_empty()) else {
+                break;
+            };
+            sleep(LOOK_INTERVAL).await;
+            part = self.part(name).await?.map(|later| later.after(&earlier));
+        }
+        Ok(part)
+    }
+
+    async fn part(&self, name: &str) -> Result<Option<Part>, LogError> {
+        let wanted = self.config().replicas;
+        let Some((stream, consumer)) = name.split_once('/') else {
+            let info = self.stream_info(name).await?;
+            return Ok(info.map(|info| Part {
+                messages: info.state.messages,
+                bytes: info.state.bytes,
+                ..Part::new(name.to_owned(), info.cluster, wanted)
+            }));
+        };
+        let info = self.consumer_of(stream, consumer).await?;
+        Ok(info.map(|info| Part {
+            messages: info.num_pending,
+            ..Part::new(name.to_owned(), info.cluster, wanted)
+        }))
     }
 }
 
@@ -192,5 +222,21 @@ mod tests {
             told("it has no leader: fewer than half of its servers are up")
         );
         assert_eq!(Part::new("WEBHOOKS".into(), None, 1).problem(), None);
+    }
+
+    #[test]
+    fn a_copy_that_was_up_to_date_at_one_look_is_not_behind() {
+        let behind = |servers: &[&str]| Part {
+            behind: servers.iter().map(ToString::to_string).collect(),
+            ..Part::new("WEBHOOKS".into(), None, 3)
+        };
+        for (earlier, later, both) in [
+            (&["b", "c"][..], &["c"][..], &["c"][..]),
+            (&["b"], &["c"], &[]),
+            (&["b"], &[], &[]),
+            (&["b", "c"], &["b", "c"], &["b", "c"]),
+        ] {
+            assert_eq!(behind(later).after(&behind(earlier)), behind(both));
+        }
     }
 }

@@ -4,7 +4,8 @@
 #   deploy/k8s/secrets.sh dev  | kubectl apply -f -
 #   deploy/k8s/secrets.sh prod 'postgres://user:password@host/webhooks?sslmode=verify-full&sslrootcert=/etc/cuitty-webhooks/tls/history/ca.crt' | kubectl apply -f -
 #
-# Run it once. The sealing key is needed to read every signing secret in the log: keep a copy of it away from the cluster.
+# Run it once: each run makes everything anew, and applying that replaces the sealing key, which is needed to read every signing
+# secret in the log. Keep a copy of it away from the cluster.
 set -euo pipefail
 
 overlay=${1:-}
@@ -53,3 +54,4 @@ secret nats-passwords "${passwords[@]}"
 secret nats-users "${urls[@]}"
 secret sealing "keys=$(date +%Y%m%d):$(openssl rand -base64 32)"
 secret history "url=$history" ${database:+"password=$database"}
+echo "secrets.sh: these are new passwords and a new sealing key: where an installation has others already, do not apply them" >&2

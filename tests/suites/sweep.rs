@@ -197,6 +197,31 @@ async fn a_delivery_past_its_deadline_that_no_dispatcher_has_ends_as_expired() {
 }
 
 #[tokio::test]
+async fn what_was_never_attempted_although_its_work_is_acknowledged_is_delivered() {
+    let app = app("api").await;
+    let receiver = Receiver::start();
+    app.create_endpoint_at(receiver.url("/hook")).await;
+    let accepted = app.deliver("order.paid", &json!({})).await;
+    let id = &accepted.deliveries[0].id;
+
+    take_away(&app, 1).await;
+
+    eventually("it is found", || async {
+        is(app.roles[1].metric(SWEPT).await as u64, 1)
+    })
+    .await;
+    let _dispatcher = RoleProcess::start("dispatcher", &app.settings).await;
+    let detail = app.ended(id).await;
+    let delivery = summary(&detail);
+    assert_eq!(
+        (delivery.status(), delivery.attempt_count),
+        (DeliveryStatus::Delivered, 1)
+    );
+    assert_eq!(receiver.requests("/hook").len(), 1);
+    assert_eq!(app.roles[1].metric(SWEPT).await as u64, 1);
+}
+
+#[tokio::test]
 async fn what_waits_in_a_detached_lane_is_left_to_it() {
     let app = app("api").await;
     let receiver = Receiver::start();

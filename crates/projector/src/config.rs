@@ -22,7 +22,7 @@ pub struct ProjectorConfig {
     /// How often the active projector looks for lost retries and failing endpoints: more than 0.
     #[serde(with = "humantime_serde")]
     pub sweep_interval: Duration,
-    /// How long after its time a retry that has not come counts as lost: more than 0.
+    /// How long after its time an attempt that has not come counts as lost: more than 0.
     #[serde(with = "humantime_serde")]
     pub sweep_after: Duration,
     /// How long all attempts of an endpoint must have failed until it is disabled; 0 for never.

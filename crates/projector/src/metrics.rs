@@ -134,7 +134,7 @@ pub(crate) fn register() {
     ] {
         let _ = counter!(name);
     }
-    for overdue in ["timer", "deadline"] {
+    for overdue in ["timer", "start", "deadline"] {
         let _ = counter!(SWEPT, "overdue" => overdue);
     }
     for state in ["done", "cancelled", "failed"] {

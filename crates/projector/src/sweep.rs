@@ -1,7 +1,7 @@
 //! Finding deliveries that nothing will happen to any more, and making their next attempt due.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::mem::take;
 
 use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::delivery::{DEFAULT_DEADLINE, Delivery, Due};
@@ -14,60 +14,104 @@ use crate::error::ProjectorError;
 use crate::metrics;
 use crate::upkeep::{PAGE, Upkeep};
 
-/// Pages looked through in one round for each thing that can be overdue.
+/// Pages looked through in one round for each thing that can be overdue; the next round goes on behind them.
 const MAX_PAGES: usize = 64;
-/// Deliveries past their deadline that are remembered. No further ones are made due until some of them have ended, so that
-/// dispatchers that stand still do not find their work doubled.
+/// Deliveries made due that are remembered. No further ones are made due until some of them have ended, so that dispatchers
+/// that stand still do not find their work doubled.
 const MAX_REMEMBERED: usize = 10_000;
+/// Deliveries whose outcomes the log is asked for in one round: each takes a look at its endpoint's.
+const MAX_ASKED: usize = 64;
 
 /// What one leader has swept.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
-    /// Deliveries past their deadline that were made due, so that it happens once.
+    /// Where a pass over the deliveries that were never attempted goes on; `None` at its beginning.
+    at: Option<Delivery>,
+    /// Those that looked forgotten in the pass before, and in this one.
+    suspected: [HashSet<DeliveryId>; 2],
+    /// Those that were made due, so that it happens once.
     made_due: HashSet<DeliveryId>,
+    /// Of them, those that this pass has met.
+    met: HashSet<DeliveryId>,
 }
 
 impl Sweep {
     /// Looks through what is overdue in a history that has reached `reached`.
     pub(crate) async fn round(&mut self, upkeep: Upkeep<'_>, reached: u64) -> Result<(), ProjectorError> {
         lost_timers(upkeep, reached).await?;
-        self.past_deadline(upkeep, reached).await
+        if upkeep.lanes.is_live() {
+            self.never_attempted(upkeep, reached).await?;
+        }
+        Ok(())
     }
 
-    /// Deliveries that should have ended, and whose work is no dispatcher's any more: they end as expired when they are due.
-    async fn past_deadline(&mut self, upkeep: Upkeep<'_>, reached: u64) -> Result<(), ProjectorError> {
-        let mut found = Found::new(upkeep, Waiting::Start, DEFAULT_DEADLINE, reached);
+    /// Deliveries that were never attempted and are no dispatcher's work any more: they are attempted when they are due, or
+    /// end as expired.
+    async fn never_attempted(&mut self, upkeep: Upkeep<'_>, reached: u64) -> Result<(), ProjectorError> {
+        let mut found = Found::new(upkeep, Waiting::Start, reached, self.at.take());
         let mut page = found.next().await?;
-        if page.is_empty() {
-            self.made_due.clear();
-            return Ok(());
-        }
-        let settled = upkeep.log.settled_through().await?;
-        let mut waiting = HashSet::new();
-        while !page.is_empty() {
-            for delivery in page {
-                let id = delivery.delivery.delivery_id;
-                let entry = upkeep.directory.get(delivery.delivery.endpoint_id);
-                // A detached lane reads on to what waits in it, and ends it then.
-                let waits_in_lane = upkeep.lanes.is_detached(delivery.delivery.endpoint_id);
-                let is_settled = entry.as_ref().is_some_and(|entry| {
-                    let through = settled.get(usize::from(entry.partition));
-                    through.is_some_and(|&through| delivery.requested_sequence <= through)
-                });
-                if self.made_due.contains(&id) {
-                    waiting.insert(id);
-                } else if is_settled && !waits_in_lane && self.made_due.len() < MAX_REMEMBERED {
-                    let endpoint = entry.as_deref().map(|entry| &entry.endpoint);
-                    if make_due(upkeep, &delivery, endpoint, "deadline").await? {
-                        self.made_due.insert(id);
-                        waiting.insert(id);
-                    }
+        if !page.is_empty() {
+            let settled = upkeep.log.settled_through().await?;
+            let mut asked = 0;
+            while !page.is_empty() {
+                for delivery in page {
+                    self.look_at(upkeep, &settled, &delivery, &mut asked).await?;
                 }
+                page = found.next().await?;
             }
-            page = found.next().await?;
         }
         if found.is_complete {
-            self.made_due = waiting;
+            self.made_due = take(&mut self.met);
+            self.suspected = [take(&mut self.suspected[1]), HashSet::new()];
+        } else {
+            self.at = found.last;
+        }
+        Ok(())
+    }
+
+    async fn look_at(
+        &mut self,
+        upkeep: Upkeep<'_>,
+        settled: &[u64],
+        delivery: &Delivery,
+        asked: &mut usize,
+    ) -> Result<(), ProjectorError> {
+        let id = delivery.delivery.delivery_id;
+        if self.made_due.contains(&id) {
+            self.met.insert(id);
+            return Ok(());
+        }
+        let entry = upkeep.directory.get(delivery.delivery.endpoint_id);
+        // A detached lane reads on to what waits in it.
+        let waits_in_lane = upkeep.lanes.is_detached(delivery.delivery.endpoint_id);
+        let is_settled = entry.as_ref().is_some_and(|entry| {
+            let through = settled.get(usize::from(entry.partition));
+            through.is_some_and(|&through| delivery.requested_sequence <= through)
+        });
+        let [before, now] = &mut self.suspected;
+        if !is_settled
+            || waits_in_lane
+            || now.len() >= MAX_REMEMBERED
+            || self.made_due.len() >= MAX_REMEMBERED
+        {
+            return Ok(());
+        }
+        now.insert(id);
+        // It may have been attempted a moment ago, by a lane that read on until then.
+        if !before.contains(&id) || *asked >= MAX_ASKED {
+            return Ok(());
+        }
+        *asked += 1;
+        let is_over = (upkeep.clock)() > delivery.created_at + DEFAULT_DEADLINE;
+        let (requested, log) = (delivery.requested_sequence, upkeep.log);
+        if !is_over && log.attempted(&delivery.delivery, requested, 1).await? {
+            return Ok(());
+        }
+        let endpoint = entry.as_deref().map(|entry| &entry.endpoint);
+        let overdue = if is_over { "deadline" } else { "start" };
+        if make_due(upkeep, delivery, endpoint, overdue).await? {
+            self.made_due.insert(id);
+            self.met.insert(id);
         }
         Ok(())
     }
@@ -75,7 +119,7 @@ impl Sweep {
 
 /// Deliveries whose retry timer should have fired.
 async fn lost_timers(upkeep: Upkeep<'_>, reached: u64) -> Result<(), ProjectorError> {
-    let mut found = Found::new(upkeep, Waiting::Timer, Duration::ZERO, reached);
+    let mut found = Found::new(upkeep, Waiting::Timer, reached, None);
     loop {
         let page = found.next().await?;
         if page.is_empty() {
@@ -139,14 +183,14 @@ struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    /// What should have happened `time` after the moment that it waits since.
-    fn new(upkeep: Upkeep<'a>, waiting: Waiting, time: Duration, reached: u64) -> Self {
+    /// Behind `last`.
+    fn new(upkeep: Upkeep<'a>, waiting: Waiting, reached: u64, last: Option<Delivery>) -> Self {
         Self {
             upkeep,
             waiting,
-            before: (upkeep.clock)() - time - upkeep.config.sweep_after,
+            before: (upkeep.clock)() - upkeep.config.sweep_after,
             reached,
-            last: None,
+            last,
             pages: 0,
             is_complete: false,
         }

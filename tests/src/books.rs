@@ -152,20 +152,23 @@ impl Books {
         self.0.get(delivery_id)
     }
 
-    /// Every delivery was made: each of its attempts, 1 to n, arrived and has one outcome, of which the last one, and no
-    /// other, is the success.
+    /// Every delivery was made: each of its attempts, 1 to n, arrived and has one outcome, of which that of the last one, and
+    /// no other, is the success. An outcome whose append an outage held up may be stored behind that of the retry, whose timer
+    /// was stored before it.
     ///
     /// # Panics
     /// When that is not so.
     pub fn check_delivered(&self) {
         for (id, account) in &self.0 {
             let attempts = 1..=account.outcomes.len() as u32;
-            let recorded = account.outcomes.iter().map(|outcome| outcome.number);
+            let mut outcomes: Vec<_> = account.outcomes.iter().collect();
+            outcomes.sort_by_key(|outcome| outcome.number);
+            let recorded = outcomes.iter().map(|outcome| outcome.number);
             assert!(recorded.eq(attempts.clone()), "{id}: {account:?}");
             let arrived = account.arrivals.keys().copied();
             assert!(arrived.eq(attempts), "{id}: {account:?}");
-            let (last, before) = account.outcomes.split_last().expect("it has ended");
-            let failed = |outcome: &Outcome| matches!(outcome.conclusion, Conclusion::Retry { .. });
+            let (last, before) = outcomes.split_last().expect("it has ended");
+            let failed = |outcome: &&Outcome| matches!(outcome.conclusion, Conclusion::Retry { .. });
             assert!(
                 last.conclusion == Conclusion::Succeeded && before.iter().all(failed),
                 "{id}: {account:?}"

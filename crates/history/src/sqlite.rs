@@ -11,6 +11,7 @@ use sqlx::sqlite::{
 };
 use sqlx::types::Uuid;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Sqlite, SqliteConnection, SqlitePool};
+use tokio::time::{Instant, sleep};
 
 use crate::apply::{AppliedStats, Batch, Known};
 use crate::config::StoreConfig;
@@ -26,6 +27,8 @@ use crate::rows::{DELIVERY_COLUMNS, StoredDelivery, micros, storable};
 /// at most 32,766 values in one.
 const MAX_ROWS: usize = 256;
 
+/// Between two tries to open a file whose lock was not waited for.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// How much longer than for a lock is waited for a connection.
 const LOCK_GRACE: Duration = Duration::from_secs(1);
 
@@ -64,9 +67,14 @@ pub(crate) async fn connect(config: &StoreConfig, schema: Schema) -> Result<Data
         .disable_statement_logging();
     // A lock that somebody else holds shall be told as such: it is waited for first.
     let patience = config.acquire_timeout + LOCK_GRACE;
-    let mut first = first_connection(writing.connect(), patience).await?;
-    migrate::sqlite(&mut first, schema).await?;
-    first.close().await?;
+    let deadline = Instant::now() + patience;
+    loop {
+        match open(&writing, patience, schema).await {
+            // Where several turn the write-ahead log of a new file on, SQLite tells of the lock at once.
+            Err(HistoryError::Locked(_)) if Instant::now() < deadline => sleep(LOCK_PAUSE).await,
+            opened => break opened?,
+        }
+    }
 
     let pool = || {
         SqlitePoolOptions::new()
@@ -80,6 +88,18 @@ pub(crate) async fn connect(config: &StoreConfig, schema: Schema) -> Result<Data
             .max_connections(config.max_connections)
             .connect_lazy_with(options.pragma("query_only", "on")),
     })
+}
+
+/// Makes the file if it is missing, and readies its schema.
+async fn open(
+    options: &SqliteConnectOptions,
+    patience: Duration,
+    schema: Schema,
+) -> Result<(), HistoryError> {
+    let mut first = first_connection(options.connect(), patience).await?;
+    migrate::sqlite(&mut first, schema).await?;
+    first.close().await?;
+    Ok(())
 }
 
 pub(crate) async fn apply(writer: &SqlitePool, batch: &Batch) -> Result<AppliedStats, HistoryError> {

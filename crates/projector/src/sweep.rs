@@ -86,7 +86,9 @@ impl Sweep {
         let waits_in_lane = upkeep.lanes.is_detached(delivery.delivery.endpoint_id);
         let is_settled = entry.as_ref().is_some_and(|entry| {
             let through = settled.get(usize::from(entry.partition));
-            through.is_some_and(|&through| delivery.requested_sequence <= through)
+            // What cannot be made due is not asked about either.
+            !entry.endpoint.settings.ordered
+                && through.is_some_and(|&through| delivery.requested_sequence <= through)
         });
         let [before, now] = &mut self.suspected;
         if !is_settled

@@ -267,8 +267,10 @@ impl Planner {
         if members.iter().eq(&self.shares.0) {
             return;
         }
-        let is_mine = |partition| rendezvous::owner(members.iter().copied(), partition) == Some(&self.id);
-        let mine = (0..self.slots.len() as u16).map(is_mine).collect();
+        let owners = rendezvous::owners(members.iter().copied(), self.partitions());
+        let mut mine: Vec<_> = owners.into_iter().map(|owner| owner == self.id).collect();
+        // Nobody's while the last member retires.
+        mine.resize(self.slots.len(), false);
         self.shares = (members.into_iter().map(str::to_owned).collect(), mine);
     }
 }

@@ -380,8 +380,9 @@ impl Simulation {
             .filter(|node| !node.planner.is_retiring)
             .map(|node| node.id.as_str())
             .collect();
+        let owners = rendezvous::owners(members.iter().copied(), PARTITIONS);
         for partition in 0..PARTITIONS {
-            let owner = rendezvous::owner(members.iter().copied(), partition);
+            let owner = owners.get(usize::from(partition)).copied();
             assert_eq!(
                 self.holders(partition),
                 Vec::from_iter(owner),

@@ -9,7 +9,7 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr, Se
 use backon::{BackoffBuilder, ExponentialBuilder};
 use percent_encoding::percent_decode_str;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use crate::append::Budget;
@@ -24,8 +24,12 @@ use crate::{Inner, Log, tls};
 const REQUIRED_VERSION: &str = "2.14.0";
 /// Longest pause between two attempts to connect.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
+/// How long the first answer is waited for before a question is put again; doubled from then on.
+const FIRST_PATIENCE: Duration = Duration::from_secs(1);
 /// A connection that answers no ping for twice this long is given up.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a start tries for what it needs of a log that it is connected to: longer than a cluster takes to elect leaders.
+pub(crate) const START_PATIENCE: Duration = Duration::from_secs(30);
 /// Longest wait for one attempt to connect.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Commands that wait for the connection's task; more make their senders wait.
@@ -85,6 +89,14 @@ impl Log {
         Self::connect(self.config().clone()).await
     }
 
+    /// Repeats what a start begins with while the log is not available, at most for [`START_PATIENCE`].
+    pub(crate) async fn at_start<T, F: Future<Output = Result<T, LogError>>>(
+        &self,
+        operation: impl FnMut() -> F,
+    ) -> Result<T, LogError> {
+        until(Instant::now() + START_PATIENCE, operation).await
+    }
+
     /// Repeats `operation` while the log is not available, at most for `request_timeout`.
     pub(crate) async fn retried<T, F: Future<Output = Result<T, LogError>>>(
         &self,
@@ -95,6 +107,28 @@ impl Log {
         timeout(patience, repeated)
             .await
             .unwrap_or_else(|_| Err(LogError::Unavailable("no answer in time".into())))
+    }
+
+    /// Puts a question that may be put more than once until it is answered, at most for `request_timeout`: `None` then.
+    ///
+    /// A cluster does not answer at all while who would is being elected, nor when it gives the task to a server of which it
+    /// does not know yet that it is dead. Asking again finds another one, long before the time for an answer is over.
+    pub(crate) async fn insist<T, F: Future<Output = T>>(&self, question: impl FnMut() -> F) -> Option<T> {
+        insist(self.config().request_timeout, question).await
+    }
+}
+
+async fn insist<T, F: Future<Output = T>>(limit: Duration, mut question: impl FnMut() -> F) -> Option<T> {
+    let deadline = Instant::now() + limit;
+    let mut patience = FIRST_PATIENCE;
+    loop {
+        let until = (Instant::now() + patience).min(deadline);
+        match timeout_at(until, Box::pin(question())).await {
+            Ok(answer) => return Some(answer),
+            Err(_) if until == deadline => return None,
+            // It may be slow, not gone.
+            Err(_) => patience *= 2,
+        }
     }
 }
 
@@ -318,5 +352,27 @@ mod tests {
     fn reconnecting_starts_at_once_and_slows_down_to_the_cap() {
         let millis = [0, 1, 2, 3, 4, 7, 8, 100].map(|attempt| retry_delay(attempt).as_millis());
         assert_eq!(millis, [0, 0, 50, 100, 200, 1600, 2000, 2000]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_is_put_again_while_nobody_answers_and_given_up_in_the_end() {
+        let begun = Instant::now();
+        let mut asked_at = Vec::new();
+        let answer = insist(Duration::from_secs(10), || {
+            asked_at.push(begun.elapsed().as_secs());
+            let is_heard = asked_at.len() == 4;
+            async move {
+                if !is_heard {
+                    std::future::pending::<()>().await;
+                }
+                sleep(Duration::from_secs(2)).await;
+            }
+        });
+        assert_eq!(answer.await, Some(()));
+        assert_eq!((asked_at, begun.elapsed().as_secs()), (vec![0, 1, 3, 7], 9));
+
+        let begun = Instant::now();
+        let answer = insist(Duration::from_secs(10), std::future::pending::<()>);
+        assert_eq!((answer.await, begun.elapsed().as_secs()), (None, 10));
     }
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use async_nats::Subject as ReplySubject;
-use async_nats::jetstream::consumer::pull;
-use async_nats::jetstream::{self, AckKind, consumer};
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
+use async_nats::jetstream::{self, AckKind};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
@@ -113,9 +114,57 @@ impl Attachment {
     }
 }
 
+impl Log {
+    /// A consumer of `stream` for whoever reads along, without a word about what it gives. It lives in the memory of one server:
+    /// when it is lost, another one takes its place. nats-server drops it when nobody has pulled from it for `inactive`.
+    pub(crate) async fn reading(
+        &self,
+        stream: &str,
+        inactive: Duration,
+        config: pull::Config,
+    ) -> Result<PullConsumer, LogError> {
+        let config = pull::Config {
+            ack_policy: AckPolicy::None,
+            memory_storage: true,
+            num_replicas: 1,
+            inactive_threshold: inactive,
+            ..config
+        };
+        self.create_consumer(stream, config)
+            .await?
+            .map_err(LogError::unavailable)
+    }
+
+    /// The durable consumer of `stream` that `config` names, made if it is missing, and configured so.
+    pub(crate) async fn durable_consumer(
+        &self,
+        stream: &str,
+        config: pull::Config,
+    ) -> Result<PullConsumer, LogError> {
+        let created = self.create_consumer(stream, config).await?;
+        created.map_err(|error| match error.kind() {
+            ConsumerErrorKind::JetStream(cause) => LogError::from_jetstream(&cause),
+            _ => LogError::unavailable(error),
+        })
+    }
+
+    /// The outer error says that there was no answer.
+    async fn create_consumer(
+        &self,
+        stream: &str,
+        config: pull::Config,
+    ) -> Result<Result<PullConsumer, ConsumerError>, LogError> {
+        self.insist(|| self.jetstream().create_consumer_on_stream(config.clone(), stream))
+            .await
+            .ok_or_else(|| {
+                self.why_unanswered(&format!("$JS.API.CONSUMER.CREATE.{stream}"), "no answer in time")
+            })
+    }
+}
+
 /// Starts pulling at most `batch` messages and `max_bytes` (0: any number) ahead of their reader.
 pub(crate) async fn pull(
-    consumer: &consumer::PullConsumer,
+    consumer: &PullConsumer,
     batch: usize,
     max_bytes: usize,
 ) -> Result<pull::Stream, LogError> {

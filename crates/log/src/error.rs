@@ -145,7 +145,7 @@ impl LogError {
 }
 
 /// What JetStream itself answered, if the error comes from an answer.
-pub(crate) fn jetstream_error(error: &(dyn Error + 'static)) -> Option<jetstream::Error> {
+fn jetstream_error(error: &(dyn Error + 'static)) -> Option<jetstream::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(GetStreamErrorKind::JetStream(cause)) =

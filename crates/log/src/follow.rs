@@ -7,8 +7,8 @@ mod kept;
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::{self, ErrorCode};
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -16,7 +16,6 @@ use tokio::time::sleep;
 
 pub(crate) use self::kept::{Fold, Kept};
 use crate::connect::retry_delay;
-use crate::error::jetstream_error;
 use crate::{Log, LogError, consume};
 
 /// Messages asked for ahead of their reader.
@@ -204,17 +203,9 @@ async fn attach(
     if !log.is_connected() {
         return Err(LogError::Unavailable("not connected".into()));
     }
-    let stream = log
-        .jetstream()
-        .get_stream(&name)
-        .await
-        .map_err(|error| match jetstream_error(&error) {
-            Some(cause) if cause.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                LogError::NoTopology { stream: name }
-            }
-            _ => LogError::unavailable(error),
-        })?;
-    let info = stream.cached_info();
+    let Some(info) = log.stream_info(&name).await? else {
+        return Err(LogError::NoTopology { stream: name });
+    };
     let (last, made_at) = (info.state.last_sequence, info.created.unix_timestamp_nanos());
     // Deleted and made again, or restored from a backup.
     if known.is_some_and(|known| known != made_at) || position.is_some_and(|position| last < position) {
@@ -238,16 +229,9 @@ async fn attach(
         deliver_policy,
         filter_subject,
         filter_subjects,
-        ack_policy: AckPolicy::None,
-        inactive_threshold: INACTIVE,
-        memory_storage: true,
-        num_replicas: 1,
         ..pull::Config::default()
     };
-    let consumer = stream
-        .create_consumer(config)
-        .await
-        .map_err(LogError::unavailable)?;
+    let consumer = log.reading(&name, INACTIVE, config).await?;
     let pending = consumer.cached_info().num_pending;
     let messages = consume::pull(&consumer, BATCH, 0).await?;
     let attached = Box::new(Attached {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
-use async_nats::jetstream::stream::ConsumerErrorKind;
 use async_nats::jetstream::{self, AckKind};
 use async_nats::{HeaderMap, Subject as ReplySubject};
 use bytes::Bytes;
@@ -228,13 +227,7 @@ async fn make_durable(log: &Log) -> Result<PullConsumer, LogError> {
         max_ack_pending: log.config().max_ack_pending,
         ..pull::Config::default()
     };
-    log.jetstream()
-        .create_consumer_on_stream(config, INGEST_STREAM)
-        .await
-        .map_err(|error| match error.kind() {
-            ConsumerErrorKind::JetStream(cause) => LogError::from_jetstream(&cause),
-            _ => LogError::unavailable(error),
-        })
+    log.durable_consumer(INGEST_STREAM, config).await
 }
 
 fn published(log: &Log, message: jetstream::Message) -> Result<Published, LogError> {

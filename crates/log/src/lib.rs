@@ -184,10 +184,11 @@ impl Log {
 
     /// A key-value bucket of the topology, named without the prefix `KV_`.
     pub(crate) async fn bucket(&self, name: &str) -> Result<kv::Store, LogError> {
-        self.inner
-            .jetstream
-            .get_key_value(name)
+        self.insist(|| self.jetstream().get_key_value(name))
             .await
+            .ok_or_else(|| {
+                self.why_unanswered(&format!("$JS.API.STREAM.INFO.KV_{name}"), "no answer in time")
+            })?
             .map_err(LogError::bucket(name))
     }
 }

@@ -1,6 +1,6 @@
 //! Which partitions this dispatcher works on: heartbeats, partition leases, and who should hold which.
 //!
-//! Every live dispatcher writes a heartbeat; rendezvous hashing over the live ones says who should hold which partition;
+//! Every live dispatcher writes a heartbeat; hashing shares the partitions out evenly to the live ones;
 //! a lease per partition makes sure that one does. A partition whose owner should be another is handed over when the
 //! dispatcher has finished with it; one whose owner died is taken when its lease has run out.
 
@@ -67,11 +67,12 @@ impl Membership {
     /// cancelled: then it does nothing more, and what it holds runs out.
     pub async fn join(log: &Log, dispatcher_id: &str, stop: CancellationToken) -> Result<Self, LogError> {
         let stop = stop.child_token();
-        let partitions = log.stored_partitions().await?;
+        let partitions = log.at_start(|| log.stored_partitions()).await?;
         let holdings = Holdings::new(partitions);
         let (event_tx, events) = mpsc::unbounded_channel();
         let (commands, command_rx) = mpsc::unbounded_channel();
-        let keeper = Keeper::join(log, dispatcher_id, partitions, holdings.clone(), event_tx).await?;
+        let join = || Keeper::join(log, dispatcher_id, partitions, holdings.clone(), event_tx.clone());
+        let keeper = log.at_start(join).await?;
         tokio::spawn(keeper.run(command_rx, stop.clone()));
         Ok(Self {
             events,

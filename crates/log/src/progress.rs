@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::consumer::{DeliverPolicy, PullConsumer, pull};
 use cuitty_webhooks_domain::ids::DeliveryId;
 use futures_util::StreamExt;
 use tokio::time::timeout;
@@ -159,18 +159,11 @@ impl Log {
     async fn outcome_headers(&self, start_sequence: u64) -> Result<PullConsumer, LogError> {
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
-            ack_policy: AckPolicy::None,
             filter_subject: OUTCOMES.into(),
             headers_only: true,
-            memory_storage: true,
-            num_replicas: 1,
-            inactive_threshold: INACTIVE,
             ..pull::Config::default()
         };
-        self.jetstream()
-            .create_consumer_on_stream(config, STREAM)
-            .await
-            .map_err(LogError::unavailable)
+        self.reading(STREAM, INACTIVE, config).await
     }
 }
 

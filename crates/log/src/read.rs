@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{DirectGetError, DirectGetErrorKind, LastRawMessageErrorKind, Stream};
 use bytes::Bytes;
@@ -391,20 +391,12 @@ impl EventReader {
     }
 }
 
-/// A consumer of everything from `start_sequence` on. It lives in memory: when it is lost, another one takes its place.
+/// Attaches to a consumer of everything from `start_sequence` on.
 async fn attach(log: Log, start_sequence: u64) -> Result<pull::Stream, LogError> {
     let config = pull::Config {
         deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
-        ack_policy: AckPolicy::None,
-        memory_storage: true,
-        num_replicas: 1,
-        inactive_threshold: INACTIVE,
         ..pull::Config::default()
     };
-    let consumer = log
-        .jetstream()
-        .create_consumer_on_stream(config, STREAM)
-        .await
-        .map_err(LogError::unavailable)?;
+    let consumer = log.reading(STREAM, INACTIVE, config).await?;
     consume::pull(&consumer, BATCH, BATCH_BYTES).await
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::consumer::{DeliverPolicy, pull};
 use async_nats::{datetime, jetstream};
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
@@ -35,19 +35,11 @@ pub(crate) async fn scan(
 ) -> Result<(), LogError> {
     let config = pull::Config {
         deliver_policy: selection.from,
-        ack_policy: AckPolicy::None,
         filter_subject: selection.filter.to_owned(),
         headers_only: selection.headers_only,
-        memory_storage: true,
-        num_replicas: 1,
-        inactive_threshold: INACTIVE,
         ..pull::Config::default()
     };
-    let consumer: PullConsumer = log
-        .jetstream()
-        .create_consumer_on_stream(config, selection.stream)
-        .await
-        .map_err(LogError::unavailable)?;
+    let consumer = log.reading(selection.stream, INACTIVE, config).await?;
     let (mut delivered, count) = (0, consumer.cached_info().num_pending);
     while delivered < count {
         let before = delivered;

@@ -4,7 +4,6 @@ mod streams;
 pub mod survey;
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::ErrorCode;
@@ -14,7 +13,6 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 pub(crate) use self::streams::CANCELLATION_MAX_AGE;
@@ -56,8 +54,6 @@ pub const STREAMS: [&str; 8] = [
 pub const MAX_PARTITIONS: u16 = 64;
 /// Durable consumers visited at the same time.
 const CONCURRENCY: usize = 16;
-/// How long one answer is waited for before the question is put again.
-const ANSWER: Duration = Duration::from_secs(2);
 /// The stream's metadata key that holds the number of partitions.
 const PARTITIONS_KEY: &str = "cuitty.webhooks.partitions";
 
@@ -251,23 +247,15 @@ impl Log {
         }
     }
 
-    /// [`Log::js_api`] for what changes nothing, and so may be asked again: a cluster that has no leader for it at this moment
-    /// does not answer at all.
+    /// [`Log::js_api`] for what changes nothing, and so may be asked again.
     pub(crate) async fn ask<V: DeserializeOwned>(
         &self,
         subject: &str,
     ) -> Result<Result<V, jetstream::Error>, LogError> {
-        let deadline = Instant::now() + self.config().request_timeout;
-        loop {
-            let patience = Instant::now() + ANSWER;
-            let nothing = json!({});
-            let asked = Box::pin(self.js_api(subject, &nothing));
-            match timeout_at(patience.min(deadline), asked).await {
-                Ok(answered) => return answered,
-                Err(_) if Instant::now() < deadline => {}
-                Err(_) => return Err(self.why_unanswered(&format!("$JS.API.{subject}"), "no answer in time")),
-            }
-        }
+        let nothing = json!({});
+        self.insist(|| self.js_api(subject, &nothing))
+            .await
+            .unwrap_or_else(|| Err(self.why_unanswered(&format!("$JS.API.{subject}"), "no answer in time")))
     }
 
     /// One request to the JetStream API: the outer error says that there was no answer, the inner one is the answer.

@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use super::{Followed, Follower};
 use crate::LogError;
+use crate::connect::START_PATIENCE;
 use crate::metrics::names;
 
 /// A state that has been detached from the log for this long is not live any more.
@@ -54,7 +55,7 @@ struct Shared<S> {
 
 impl<S: Fold> Kept<S> {
     /// Folds what `follower` finds into `state` until `stop` is cancelled. Returns when caught up; a log that cannot be
-    /// read then is an error, later it is waited for.
+    /// read for [`START_PATIENCE`] then is an error, later it is waited for.
     pub(crate) async fn start(
         state: S,
         follower: Follower,
@@ -69,7 +70,17 @@ impl<S: Fold> Kept<S> {
             follower,
             shared: shared.clone(),
         };
-        while !keeper.step().await? {}
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            match keeper.step().await {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) if error.is_transient() && Instant::now() < deadline => {
+                    debug!(of = S::NAME, %error, "the log cannot be read yet");
+                }
+                Err(error) => return Err(error),
+            }
+        }
         let stop = stop.child_token();
         tokio::spawn(keeper.run(stop.clone()));
         Ok(Self {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_nats::datetime;
 use async_nats::header::NATS_MESSAGE_ID;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::consumer::{DeliverPolicy, PullConsumer, pull};
 use chrono::{DateTime, Utc};
 use cuitty_webhooks_domain::delivery::{Requested, Unmatched};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -145,19 +145,11 @@ impl Idempotency {
             datetime::from_nanos(nanos).map_err(|error| LogError::Protocol(error.to_string()))?;
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartTime { start_time },
-            ack_policy: AckPolicy::None,
             filter_subject: subject.to_owned(),
             headers_only: true,
-            memory_storage: true,
-            num_replicas: 1,
-            inactive_threshold: INACTIVE,
             ..pull::Config::default()
         };
-        self.log
-            .jetstream()
-            .create_consumer_on_stream(config, STREAM)
-            .await
-            .map_err(LogError::unavailable)
+        self.log.reading(STREAM, INACTIVE, config).await
     }
 }
 

@@ -8,7 +8,7 @@ use async_nats::jetstream::consumer::{
     self, AckPolicy, DeliverPolicy, IntoConsumerConfig, PullConsumer, pull,
 };
 use async_nats::jetstream::kv::{Operation, UpdateErrorKind};
-use async_nats::jetstream::stream::{ConsumerErrorKind, Info};
+use async_nats::jetstream::stream::Info;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, error, warn};
 
@@ -66,9 +66,10 @@ impl Log {
         let floor = self.floor(partition);
         floor.of_stream(stream.created.unix_timestamp_nanos());
         self.load_floor(partition).await?;
-        let deliver_policy = match self.consumer_info(&durable_name(partition)).await? {
+        let found = self.consumer_info(&durable_name(partition)).await?;
+        let deliver_policy = match &found {
             Some(found) => {
-                attached(floor, &found);
+                attached(floor, found);
                 if floor.known().anchor().is_none()
                     && let Some(id) = self.item_at(found.ack_floor.stream_sequence).await?
                 {
@@ -79,14 +80,13 @@ impl Log {
             None => self.restart_policy(floor, partition, &stream).await?,
         };
         let config = self.durable_config(partition, deliver_policy);
-        let consumer: PullConsumer = self
-            .jetstream()
-            .create_consumer_on_stream(config, STREAM)
-            .await
-            .map_err(|error| match error.kind() {
-                ConsumerErrorKind::JetStream(cause) => LogError::from_jetstream(&cause),
-                _ => LogError::unavailable(error),
-            })?;
+        if let Some(found) = found
+            && !differs(&found.config, &config.clone().into_consumer_config())
+        {
+            // Nothing to change, and so no need for the leader of the whole cluster.
+            return Ok(PullConsumer::new(config, found, self.jetstream().clone()));
+        }
+        let consumer = self.durable_consumer(STREAM, config).await?;
         attached(floor, consumer.cached_info());
         Ok(consumer)
     }

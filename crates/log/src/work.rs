@@ -13,8 +13,10 @@ use async_nats::jetstream::{self, AckKind};
 use cuitty_webhooks_domain::delivery::{Due, Requested};
 use futures_util::StreamExt;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
 
 pub(crate) use self::durable::durable_name;
+use self::floor::Delivery;
 pub(crate) use self::floor::Floor;
 use crate::Log;
 use crate::codec::{self, CodecError};
@@ -138,11 +140,19 @@ impl WorkStream {
             match self.messages().await?.next().await {
                 Some(Ok(message)) => {
                     self.attachment.delivered();
-                    let delivery = consume::position(&message)?.consumer_sequence;
+                    let number = consume::position(&message)?.consumer_sequence;
                     let item = self.item(message)?;
+                    let is_first = item.delivered == 1;
+                    let delivery = Delivery { number, is_first };
                     if self.log.floor(self.partition).take(item.acker.id, delivery) {
                         return Ok(item);
                     }
+                    debug!(
+                        partition = self.partition,
+                        log.seq = item.sequence,
+                        delivered = item.delivered,
+                        "work item is done already"
+                    );
                     item.acker.ack().await?;
                 }
                 Some(Err(error)) => self.attachment.detach(&error.to_string()),

@@ -15,12 +15,23 @@ struct Inner {
     known: Known,
     /// The consumer's number of the last delivery to us.
     delivery: u64,
+    /// Whether numbers are missing whose items are not known: they were on their way to somebody else, or got lost.
+    has_missed: bool,
     /// Counts the changes.
     version: u64,
     /// The version that is stored.
     stored: u64,
     /// The revision of what is stored; 0 for nothing.
     revision: u64,
+}
+
+/// Which of the consumer's deliveries brought an item.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Delivery {
+    /// The consumer numbers them one after the other, those of the same item included.
+    pub(super) number: u64,
+    /// Whether it is the item's first.
+    pub(super) is_first: bool,
 }
 
 /// What is to be stored.
@@ -76,14 +87,18 @@ impl Floor {
         self.lock().known.acknowledged(done);
     }
 
-    /// An item came to us as number `delivery` of the consumer's deliveries. Whether there is anything to do about it.
-    pub(super) fn take(&self, id: ItemId, delivery: u64) -> bool {
+    /// An item came to us. Whether there is anything to do about it.
+    pub(super) fn take(&self, id: ItemId, delivery: Delivery) -> bool {
         let mut inner = self.lock();
-        // Whatever number is missing was on its way to somebody else, or got lost.
-        let in_order = delivery == inner.delivery + 1;
-        inner.delivery = delivery;
+        inner.has_missed |= delivery.number != inner.delivery + 1;
+        inner.delivery = delivery.number;
         inner.version += 1;
-        inner.known.take(id, in_order)
+        let is_next = delivery.is_first && inner.known.is_beyond(id);
+        let in_order = !inner.has_missed;
+        let is_open = inner.known.take(id, in_order);
+        // First deliveries come in the order of the log: what is missing lies before this one. One that comes again says nothing.
+        inner.has_missed &= !is_next;
+        is_open
     }
 
     /// An item needs no more work.
@@ -126,6 +141,10 @@ impl Floor {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
     use super::*;
 
     fn id(sequence: u64) -> ItemId {
@@ -133,6 +152,16 @@ mod tests {
             sequence,
             stored_at: 1000 + i128::from(sequence),
         }
+    }
+
+    fn first(number: u64) -> Delivery {
+        let is_first = true;
+        Delivery { number, is_first }
+    }
+
+    fn again(number: u64) -> Delivery {
+        let is_first = false;
+        Delivery { number, is_first }
     }
 
     fn resume_at(floor: &Floor) -> u64 {
@@ -143,8 +172,8 @@ mod tests {
     fn a_delivery_that_went_elsewhere_leaves_open_what_it_may_have_held() {
         let floor = Floor::default();
         floor.attached(0, 0, 0);
-        for (sequence, delivery) in [(2, 1), (4, 2), (9, 4)] {
-            assert!(floor.take(id(sequence), delivery));
+        for (sequence, number) in [(2, 1), (4, 2), (9, 4)] {
+            assert!(floor.take(id(sequence), first(number)));
             floor.done(id(sequence));
         }
         assert_eq!(resume_at(&floor), 5);
@@ -153,15 +182,97 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_is_not_forgotten_when_what_shows_it_comes_once_more() {
+        // 2 is lost on its way, and 1 comes again before anything new does.
+        let floor = Floor::default();
+        floor.attached(0, 0, 0);
+        assert!(floor.take(id(1), first(1)));
+        assert!(floor.take(id(1), again(3)));
+        assert!(floor.take(id(3), first(4)));
+        assert!(floor.take(id(2), again(5)));
+        // 4 and 5 are lost, and 4 comes again before anything new does.
+        assert!(floor.take(id(4), again(8)));
+        assert!(floor.take(id(6), first(9)));
+        assert!(floor.take(id(5), again(10)));
+    }
+
+    /// What happens to a partition.
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// An item is stored so far behind the last one, others' being in between, and delivered: to us, or it gets lost.
+        New { behind: u64, arrives: bool },
+        /// One of those that are not done is delivered once more.
+        Again { index: usize, arrives: bool },
+        /// One that came to us is done.
+        Done(usize),
+        /// We attach anew.
+        Attached,
+        /// The consumer says where its floor is.
+        Acknowledged,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (1u64..4, prop::bool::weighted(0.7)).prop_map(|(behind, arrives)| Step::New { behind, arrives }),
+            4 => (any::<usize>(), prop::bool::weighted(0.7)).prop_map(|(index, arrives)| Step::Again { index, arrives }),
+            3 => any::<usize>().prop_map(Step::Done),
+            1 => Just(Step::Attached),
+            1 => Just(Step::Acknowledged),
+        ];
+        proptest::collection::vec(step, 0..60)
+    }
+
+    proptest! {
+        /// Whatever is lost and whatever comes again, in which order: what is not done is taken when it comes.
+        #[test]
+        fn what_is_not_done_is_never_refused(steps in steps()) {
+            let floor = Floor::default();
+            floor.attached(0, 0, 0);
+            let (mut last, mut number) = (0, 0);
+            // Items that are not done, and whether they came to us.
+            let mut open = BTreeMap::new();
+            for step in steps {
+                let done_to = open.keys().next().map_or(last, |first| first - 1);
+                match step {
+                    Step::New { behind, arrives } => {
+                        last += behind;
+                        number += 1;
+                        open.insert(last, arrives);
+                        prop_assert!(!arrives || floor.take(id(last), first(number)), "{}", last);
+                    }
+                    Step::Again { index, arrives } if !open.is_empty() => {
+                        let sequence = *open.keys().nth(index % open.len()).unwrap();
+                        number += 1;
+                        prop_assert!(!arrives || floor.take(id(sequence), again(number)), "{} again", sequence);
+                        *open.get_mut(&sequence).unwrap() |= arrives;
+                    }
+                    Step::Done(index) => {
+                        let taken: BTreeSet<u64> = open.iter().filter(|(_, taken)| **taken).map(|(sequence, _)| *sequence).collect();
+                        if let Some(sequence) = taken.iter().nth(index % taken.len().max(1)) {
+                            floor.done(id(*sequence));
+                            open.remove(sequence);
+                        }
+                    }
+                    Step::Attached => floor.attached(done_to, last, number),
+                    Step::Acknowledged => floor.acknowledged(done_to),
+                    Step::Again { .. } => {}
+                }
+                let first = open.keys().next().copied();
+                prop_assert!(resume_at(&floor) <= first.unwrap_or(last + 1));
+            }
+        }
+    }
+
+    #[test]
     fn what_another_holder_stored_is_taken_over_unless_we_saw_more() {
         let (ours, theirs) = (Floor::default(), Floor::default());
-        ours.take(id(5), 1);
-        theirs.take(id(5), 1);
+        ours.take(id(5), first(1));
+        theirs.take(id(5), first(1));
         theirs.done(id(5));
         ours.learn(theirs.known(), 7);
         assert_eq!(resume_at(&ours), 6);
         assert_eq!(ours.unstored().revision, 7);
-        ours.take(id(6), 2);
+        ours.take(id(6), first(2));
         ours.learn(theirs.known(), 8);
         assert_eq!((resume_at(&ours), ours.unstored().revision), (6, 8));
     }
@@ -171,7 +282,7 @@ mod tests {
         let floor = Floor::default();
         floor.attached(0, 0, 0);
         assert!(!floor.has_changed(), "nothing is known yet");
-        floor.take(id(1), 1);
+        floor.take(id(1), first(1));
         assert!(floor.has_changed());
         let unstored = floor.unstored();
         floor.done(id(1));

@@ -83,6 +83,11 @@ impl Known {
         self.stream == other.stream && self.seen >= other.seen
     }
 
+    /// Whether nothing behind it was seen, nor it.
+    pub(super) fn is_beyond(&self, id: ItemId) -> bool {
+        id.sequence > self.seen
+    }
+
     /// The first sequence that may hold something to do.
     pub(super) fn resume_at(&self) -> u64 {
         self.open

@@ -35,7 +35,8 @@ pub(crate) enum Followed {
     },
     /// A consumer was made; messages follow.
     Attached,
-    /// Everything that the stream held when the consumer was made, up to `sequence`, has been given.
+    /// Everything that the consumer's replica held when it was made has been given, up to `sequence`. A replica may be behind:
+    /// what is to be known for certain is compared with what the stream's leader has.
     CaughtUp { sequence: u64 },
     /// The stream was made anew: what was folded from the one before is void.
     Restarted,
@@ -70,8 +71,8 @@ enum Turn {
 struct Attached {
     messages: pull::Stream,
     consumer_sequence: u64,
-    /// Last sequence of the stream when the consumer was made, until everything up to it was given.
-    catching_up: Option<u64>,
+    /// Whether something is still to come of what was there when the consumer was made.
+    is_catching_up: bool,
     /// At most this many messages are still to come before the follower has caught up.
     pending: u64,
 }
@@ -110,10 +111,9 @@ impl Follower {
         let Some(attached) = &mut self.attached else {
             return self.attach().await;
         };
-        if attached.pending == 0
-            && let Some(last) = attached.catching_up.take()
-        {
-            self.position = self.position.max(last);
+        if attached.pending == 0 && attached.is_catching_up {
+            attached.is_catching_up = false;
+            // Not further than what was given: what the stream holds behind that, the replica may not have had yet.
             self.complete = true;
             return Ok(Followed::CaughtUp {
                 sequence: self.position,
@@ -237,7 +237,7 @@ async fn attach(
     let attached = Box::new(Attached {
         messages,
         consumer_sequence: 0,
-        catching_up: Some(last),
+        is_catching_up: true,
         pending,
     });
     Ok(Turn::Attached { made_at, attached })

@@ -314,6 +314,21 @@ impl Service {
         true
     }
 
+    /// Opens a fenced lane anew when its partition is still ours: the save that came first was the last owner's, and nobody else
+    /// reads on in what that says is detached.
+    fn reopen_lane(&mut self, endpoint_id: EndpointId, now: Instant) {
+        let Some(partition) = self.directory.get(endpoint_id).map(|entry| entry.partition) else {
+            return;
+        };
+        let is_ours = self
+            .pullers
+            .get(&partition)
+            .is_some_and(|puller| !puller.is_closing());
+        if is_ours && self.errands.lanes().is_detached(endpoint_id) {
+            self.open_lane(endpoint_id, partition, now);
+        }
+    }
+
     fn ended(&mut self, first: Result<(AttemptKey, Ended), JoinError>) {
         let now = Instant::now();
         let mut next = Some(first);
@@ -334,7 +349,17 @@ impl Service {
 
     fn errand_done(&mut self, done: Result<Event<Work>, JoinError>) {
         match done {
-            Ok(event) => self.scheduler.handle_event(event, Instant::now()),
+            Ok(event) => {
+                let now = Instant::now();
+                let fenced = match &event {
+                    Event::Fenced { lane } => Some(lane.endpoint_id),
+                    _ => None,
+                };
+                self.scheduler.handle_event(event, now);
+                if let Some(endpoint_id) = fenced {
+                    self.reopen_lane(endpoint_id, now);
+                }
+            }
             Err(error) if error.is_cancelled() => {}
             // Its lane would wait for ever; everything that is not done comes again to a dispatcher that starts anew.
             Err(error) => std::panic::resume_unwind(error.into_panic()),

@@ -62,6 +62,12 @@ impl Lanes {
         self.get(endpoint_id).is_some_and(|saved| saved.record.detached)
     }
 
+    /// Whether an endpoint's item at this sequence of the log waits in a lane that is saved as detached.
+    pub fn waits(&self, endpoint_id: EndpointId, sequence: u64) -> bool {
+        self.get(endpoint_id)
+            .is_some_and(|saved| saved.record.detached && sequence > saved.record.floor)
+    }
+
     /// The lanes of a partition that are saved as detached, in no order.
     pub fn detached(&self, partition: u16) -> Vec<Arc<SavedLane>> {
         self.kept.state().detached(partition)

@@ -83,7 +83,9 @@ impl Sweep {
         }
         let entry = upkeep.directory.get(delivery.delivery.endpoint_id);
         // A detached lane reads on to what waits in it.
-        let waits_in_lane = upkeep.lanes.is_detached(delivery.delivery.endpoint_id);
+        let waits_in_lane = upkeep
+            .lanes
+            .waits(delivery.delivery.endpoint_id, delivery.requested_sequence);
         let is_settled = entry.as_ref().is_some_and(|entry| {
             let through = settled.get(usize::from(entry.partition));
             // What cannot be made due is not asked about either.

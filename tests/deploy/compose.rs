@@ -318,6 +318,41 @@ fn every_password_that_nats_asks_for_is_made() {
     assert_eq!(asked, made);
 }
 
+/// The image's dependencies are built over empty crates: what is copied before must make a workspace of them.
+#[test]
+fn the_image_s_empty_crates_are_a_workspace() {
+    let workspace = harness::workspace();
+    let dockerfile = fs::read_to_string(workspace.join("deploy/Dockerfile")).expect("read");
+    let dir = tempfile::tempdir().expect("a directory");
+    let (before, build) = dockerfile
+        .split_once("\nRUN ")
+        .expect("the build of the dependencies");
+    for copied in before.lines().filter_map(|line| line.strip_prefix("COPY ")) {
+        let (from, to) = copied.rsplit_once(' ').expect("from and to");
+        // Of a directory, its content is copied.
+        let content = if workspace.join(from).is_dir() { "/." } else { "" };
+        let to = dir.path().join(to);
+        let to = to.display();
+        sh(&format!("mkdir -p {to} && cp -r {from}{content} {to}"), workspace);
+    }
+    let (empty_crates, _) = build.split_once("&& cargo build").expect("the build");
+    sh(&empty_crates.replace("\\\n", " "), dir.path());
+    sh(
+        "cargo metadata --offline --locked --no-deps --format-version 1 > metadata",
+        dir.path(),
+    );
+}
+
+fn sh(script: &str, dir: &Path) {
+    let ran = Command::new("sh").args(["-c", script]).current_dir(dir).output();
+    let ran = ran.expect("run sh");
+    assert!(
+        ran.status.success(),
+        "{script}: {}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
+}
+
 /// The image that is built is the one that `make image-check` tries.
 #[test]
 fn the_image_and_its_check_build_alike() {

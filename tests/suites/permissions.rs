@@ -313,6 +313,23 @@ async fn every_role_may_do_all_that_it_does() {
     };
     app.endpoints().create_endpoint(request).await.unwrap();
     let module = User::log_in(&app.nats, MODULE_USER).await;
+    // It hears what happens in its project, and what its endpoints of kind `nats` are sent.
+    let mut facts = Vec::new();
+    for subject in [
+        "webhooks.work.*.budgets.*.requested",
+        "webhooks.outcome.budgets.>",
+        "webhooks.ingest.rejected.budgets",
+        "cuitty.notifications.budgets.>",
+    ] {
+        facts.push(module.client.subscribe(subject).await.unwrap());
+    }
+    module.client.flush().await.unwrap();
+    let request = CreateEndpointRequest {
+        project_id: MODULE.into(),
+        url: format!("nats:cuitty.notifications.{MODULE}.spending"),
+        ..Default::default()
+    };
+    app.endpoints().create_endpoint(request).await.unwrap();
     let subject = format!("cuitty.events.{MODULE}.budget.exceeded");
     let publisher = Publisher::connect(&app.nats.url_of(MODULE_USER)).await.unwrap();
     let spent = DeliverRequest {
@@ -329,6 +346,13 @@ async fn every_role_may_do_all_that_it_does() {
         )
     })
     .await;
+    // One event for two endpoints; the rejected one for nobody.
+    for (facts, count) in facts.iter_mut().zip([2, 2, 1, 1]) {
+        for _ in 0..count {
+            let heard = timeout(SOON, facts.next()).await.expect("it is told");
+            assert!(heard.unwrap().subject.contains(MODULE));
+        }
+    }
 
     // Every process is killed once, the active projector first.
     let active = eventually("a projector is active", || async {

@@ -170,8 +170,19 @@ async fn no_user_may_do_what_is_anothers() {
             logged_in.may_not_subscribe(subject).await;
         }
     }
+    // A module hears nothing of another one's project.
+    let mut module = User::log_in(&nats, MODULE_USER).await;
+    for subject in [
+        "webhooks.work.*.deploys.*.requested",
+        "webhooks.work.*.*.*.requested",
+        "webhooks.outcome.>",
+        "webhooks.ingest.rejected.*",
+        "webhooks.ingest.rejected.deploys",
+        "cuitty.notifications.deploys.>",
+    ] {
+        module.may_not_subscribe(subject).await;
+    }
     // And the module's own.
-    let module = User::log_in(&nats, MODULE_USER).await;
     let subject = "cuitty.events.budgets.order.paid";
     // The answer to what it publishes goes nowhere but to modules, whatever subject it names.
     let spoofed = module.client.publish_with_reply(subject, control[0], "{}".into());

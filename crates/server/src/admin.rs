@@ -59,6 +59,10 @@ pub struct Readiness {
     pub log: &'static str,
     /// As above.
     pub directory: &'static str,
+    /// As above: whether messages can be accepted, for which API keys and event types must be followed, too; absent without the
+    /// roles that accept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acceptance: Option<&'static str>,
     /// As above; absent when no role uses it. An API is ready without it: it accepts, and refuses reads of the history.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history: Option<&'static str>,
@@ -102,6 +106,12 @@ impl Health {
             Some(directory) if directory.is_live() => OK,
             Some(_) => DOWN,
         };
+        let accepts = self.has(Role::Api) || self.has(Role::Ingest);
+        let acceptance = accepts.then(|| match self.app.get() {
+            None => STARTING,
+            Some(app) if app.upgrade().is_some_and(|app| app.is_accepting()) => OK,
+            Some(_) => DOWN,
+        });
         let history = if self.uses_history() {
             Some(self.history_state().await)
         } else {
@@ -128,6 +138,7 @@ impl Health {
             ready: false,
             log,
             directory,
+            acceptance,
             history,
             ingest,
             dispatcher,
@@ -163,6 +174,7 @@ impl Readiness {
         !self.draining
             && self.log == OK
             && self.directory == OK
+            && self.acceptance.is_none_or(|state| state == OK)
             && self.ingest.is_none_or(|state| state == ATTACHED)
             && self.dispatcher.is_none_or(|state| state == JOINED)
             && projects
@@ -225,6 +237,7 @@ mod tests {
         ready: true,
         log: OK,
         directory: OK,
+        acceptance: Some(OK),
         history: Some(OK),
         ingest: Some(ATTACHED),
         dispatcher: Some(JOINED),
@@ -243,6 +256,9 @@ mod tests {
         assert!(ready(|_| {}));
         assert!(!ready(|it| it.log = DOWN));
         assert!(!ready(|it| it.directory = STARTING));
+        assert!(!ready(|it| it.acceptance = Some(STARTING)));
+        assert!(!ready(|it| it.acceptance = Some(DOWN)));
+        assert!(ready(|it| it.acceptance = None));
         assert!(!ready(|it| it.ingest = Some(STARTING)));
         assert!(!ready(|it| it.dispatcher = Some(STARTING)));
         assert!(!ready(|it| it.projector = Some(STALLED)));

@@ -63,8 +63,8 @@ async fn guard(State(limit): State<Duration>, mut request: Request, next: Next) 
     response
 }
 
-/// Bounds the time of a call, by our limit and by its caller's, turns a panic into an error of that call alone, and puts what the layers below refuse as every
-/// error is put.
+/// Bounds the time of a call, by our limit and by its caller's, turns a panic into an error of that call alone, and puts what
+/// the layers below refuse as every error is put.
 async fn bounded(limit: Duration, request: Request, next: Next) -> Response {
     let is_grpc = is_grpc(request.headers());
     let too_large = grpc::too_large(request.uri().path());
@@ -211,11 +211,26 @@ impl Connection {
             Ok(connection) => connection,
             Err(error) => return tracing::debug!(%error, "connection did not begin"),
         };
-        metrics::gauge!(names::CONNECTIONS).increment(1.0);
+        let _counted = Counted::new();
         match connection {
             Began::Tls(stream) => talk(*stream, &builder, router, watcher, &hard).await,
             Began::Plain(stream) => talk(stream, &builder, router, watcher, &hard).await,
         }
+    }
+}
+
+/// Counts as an open connection until it is dropped.
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        metrics::gauge!(names::CONNECTIONS).increment(1.0);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
         metrics::gauge!(names::CONNECTIONS).decrement(1.0);
     }
 }

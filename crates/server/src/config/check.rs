@@ -215,6 +215,11 @@ impl Checks<'_> {
             "must be longer than 0",
         );
         self.require(
+            !log.idempotency_ttl.is_zero(),
+            "log.idempotency_ttl",
+            "must be longer than 0",
+        );
+        self.require(
             log.max_append_bytes >= MIN_APPEND_BYTES,
             "log.max_append_bytes",
             "must be 1048576 (1 MiB) or more",
@@ -251,6 +256,12 @@ impl Checks<'_> {
             "history.max_connections",
             "must be 1 or more",
         );
+        for (key, time) in [
+            ("history.acquire_timeout", history.acquire_timeout),
+            ("history.statement_timeout", history.statement_timeout),
+        ] {
+            self.require(!time.is_zero(), key, "must be longer than 0");
+        }
         let events = projector.batch_events;
         self.require(
             (1..=50_000).contains(&events),

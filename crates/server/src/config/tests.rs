@@ -187,6 +187,23 @@ fn what_the_projector_cannot_work_with_is_refused() {
 }
 
 #[test]
+fn no_time_that_would_mean_for_ever_is_taken() {
+    let (_file, sources) = file(
+        "[log]\nidempotency_ttl = \"0s\"\n[history]\nacquire_timeout = \"0s\"\nstatement_timeout = \"0s\"\n",
+    );
+    let mut found: Vec<_> = problems(&sources, &[]).into_iter().map(|(key, _)| key).collect();
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            "history.acquire_timeout",
+            "history.statement_timeout",
+            "log.idempotency_ttl"
+        ]
+    );
+}
+
+#[test]
 fn a_log_that_forgets_a_request_before_its_last_retry_is_refused() {
     let key = "CUITTY_WEBHOOKS__LOG__MAX_AGE";
     for (max_age, is_long_enough) in [

@@ -49,7 +49,7 @@ deploy-check: setup deploy-tools promtool ## Check what stands in deploy/ agains
 image: ## Build the container image, with docker or podman (IMAGE names it)
 	@engine=$$(command -v docker || command -v podman) || { \
 		echo 'make image: there is no docker or podman here; `make image-check` needs none' >&2; exit 1; }; \
-	"$$engine" build --file deploy/Dockerfile --tag $(or $(IMAGE),cuitty-webhooks) .
+	"$$engine" build --file deploy/Dockerfile --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" --tag $(or $(IMAGE),cuitty-webhooks) .
 
 .PHONY: image-check
 image-check: $(NATS) ## Build the image's static binary and prove that it runs in an empty root, without a container engine

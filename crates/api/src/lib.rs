@@ -109,7 +109,7 @@ impl Api {
         })
     }
 
-    /// What the doors stand before; the console joins here.
+    /// What the doors stand before.
     pub fn app(&self) -> &Arc<App> {
         &self.app
     }

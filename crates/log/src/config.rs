@@ -43,7 +43,7 @@ pub struct LogConfig {
     pub max_append_bytes: u32,
     /// Partitions of the work, 1 to 64. Fixed when the stream is made.
     pub partitions: u16,
-    /// Copies of every stream: 1, or 3 in a cluster.
+    /// Copies of every stream: 1, or 3 or 5 in a cluster.
     pub replicas: usize,
     /// How long delivery facts are kept.
     #[serde(with = "humantime_serde")]

@@ -3,6 +3,8 @@
 //! Every pair of a partition and a member has a hash. Pairs are made by falling hash, as long as the partition has no owner
 //! and the member has not got its share: so many that nobody has two more than another. Everybody who knows the same members
 //! comes to the same answer, and when a member comes or goes, most of what it does not get or had stays where it is.
+//!
+//! While members of two versions run that come to other answers, some partitions are nobody's. So the answers never change.
 
 use std::cmp::Reverse;
 

@@ -20,6 +20,9 @@ use crate::{Log, LogError, consume};
 
 /// Messages asked for ahead of their reader.
 const BATCH: usize = 500;
+/// How often a stream may be found to end before what was read of it until that is believed: for some seconds, with the pauses
+/// between the tries.
+const BEHIND_TRIES: usize = 8;
 /// How long the server keeps a consumer that nobody pulls from.
 const INACTIVE: Duration = Duration::from_secs(30);
 
@@ -157,6 +160,7 @@ impl Follower {
                 self.filters.clone(),
                 known,
                 position,
+                self.failures,
             );
             let pause = retry_delay(self.failures);
             Box::pin(async move {
@@ -199,6 +203,7 @@ async fn attach(
     filters: Vec<&'static str>,
     known: Option<i128>,
     position: Option<u64>,
+    failures: usize,
 ) -> Result<Turn, LogError> {
     if !log.is_connected() {
         return Err(LogError::Unavailable("not connected".into()));
@@ -208,7 +213,15 @@ async fn attach(
     };
     let (last, made_at) = (info.state.last_sequence, info.created.unix_timestamp_nanos());
     // Deleted and made again, or restored from a backup.
-    if known.is_some_and(|known| known != made_at) || position.is_some_and(|position| last < position) {
+    if known.is_some_and(|known| known != made_at) {
+        return Ok(Turn::Restarted { made_at });
+    }
+    if position.is_some_and(|position| last < position) {
+        // A leader that has just been elected may be behind the replica that was read; a stream that lost its last messages
+        // stays so.
+        if failures < BEHIND_TRIES {
+            return Err(lost("the stream's leader is behind what was read"));
+        }
         return Ok(Turn::Restarted { made_at });
     }
     let deliver_policy = match position {

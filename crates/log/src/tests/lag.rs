@@ -2,7 +2,7 @@ use cuitty_webhooks_domain::delivery::{Conclusion, FailureReason};
 
 use super::fixtures::concluded;
 use super::work::{next, requests};
-use crate::testing::NatsServer;
+use crate::testing::{NatsServer, eventually};
 use crate::{PartitionBacklog, PartitionLag, topology};
 
 #[tokio::test]
@@ -19,8 +19,12 @@ async fn what_waits_in_a_partition_is_as_old_as_its_first_item_that_was_not_pull
         },
         waiting_since,
     };
-    let found = log.partition_backlog(2).await.unwrap();
-    assert_eq!(found, Some(backlog(3, 0, Some(stored_at(1).await))));
+    // nats-server tells the consumer of what it has stored in its own time.
+    let waiting = Some(backlog(3, 0, Some(stored_at(1).await)));
+    eventually("three items wait", async || {
+        log.partition_backlog(2).await.unwrap() == waiting
+    })
+    .await;
     let other = log.partition_backlog(1).await.unwrap().unwrap();
     assert_eq!((other.lag.pending, other.waiting_since), (0, None));
 

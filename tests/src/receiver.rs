@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::background::Background;
-use crate::eventually::{PATIENCE, eventually_within, is};
+use crate::eventually::{eventually, is};
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -273,15 +273,7 @@ impl Receiver {
     /// # Panics
     /// When they do not arrive in time, or more arrive.
     pub async fn received(&self, path: &str, count: usize) -> Vec<Captured> {
-        self.received_within(PATIENCE, path, count).await
-    }
-
-    /// [`Self::received`] with a patience of its own.
-    ///
-    /// # Panics
-    /// When they do not arrive in time, or more arrive.
-    pub async fn received_within(&self, patience: Duration, path: &str, count: usize) -> Vec<Captured> {
-        eventually_within(patience, &format!("{count} requests on {path}"), || async {
+        eventually(&format!("{count} requests on {path}"), || async {
             is(self.requests(path).len(), count)
         })
         .await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use harness::app::{TestApp, summary};
 use harness::certificates::Authority;
-use harness::eventually::eventually_within;
+use harness::eventually::{eventually, eventually_within};
 use harness::nats::NatsServer;
 use harness::nats_cluster::NatsCluster;
 use harness::postgres::{Durability, PostgresCluster};
@@ -178,7 +178,7 @@ async fn a_log_on_three_servers_outlives_one_of_them() {
     );
     let deliver = async |count: usize| {
         let event = json!({ "project_id": "acme", "event_type": "order.paid", "payload": {}, "idempotency_key": count.to_string() });
-        eventually_within(PATIENCE, "an event is taken", || async {
+        eventually("an event is taken", || async {
             let answer = rest.post("/api/webhooks/deliver", &event).await;
             if answer.status == 202 {
                 Ok(())
@@ -187,7 +187,7 @@ async fn a_log_on_three_servers_outlives_one_of_them() {
             }
         })
         .await;
-        receiver.received_within(PATIENCE, "/hook", count).await;
+        receiver.received("/hook", count).await;
     };
     deliver(1).await;
     for index in 0..3 {
